@@ -1,0 +1,3 @@
+"""The library behind HugCoder's entry points: no argparse, no print, no sys.argv below this
+folder.
+"""

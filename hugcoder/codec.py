@@ -1,0 +1,138 @@
+"""Text to token ids and back for one tokenizer folder, without torch or transformers.
+
+Holds the only place where source text is encoded: special tokens are disabled, so a literal
+`<|endoftext|>` in a file stays plain text. Also holds what the bytes of a vocabulary tell: byte
+length, line ends, code points cut in two.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+import fim
+from hugcoder.refusal import Refusal
+
+
+@functools.cache
+def _byte_of_character() -> dict[str, int]:
+    """The GPT-2 alphabet of byte-level BPE: printable character -> byte."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+class Codec:
+    """A byte-level BPE tokenizer with what HugCoder needs to know of its vocabulary.
+
+    Args: folder that holds `tokenizer.json`.
+    Raises: Refusal when it is not there or is not byte-level (then text would not come back byte
+    for byte).
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise Refusal(
+                f"there is no tokenizer in {self.folder} (no tokenizer.json); train one with "
+                "`python -m tokenizer`."
+            )
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.special_ids = {
+            t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special
+        }
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def __reduce__(self):
+        return Codec, (str(self.folder),)  # a data loader worker reads its own copy
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; special tokens in the text stay plain text and none are added."""
+        return [
+            encoding.ids
+            for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids; special tokens stand for no bytes."""
+        table = self.token_bytes
+        return b"".join([table[index] for index in ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are no valid UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """Bytes of each id; empty for special tokens."""
+        alphabet = _byte_of_character()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        table = [b""] * (max(vocabulary.values()) + 1)
+        added = self._tokenizer.get_added_tokens_decoder()
+        for token, index in vocabulary.items():
+            if index in added:
+                table[index] = b"" if added[index].special else added[index].content.encode()
+            elif any(character not in alphabet for character in token):
+                raise Refusal(
+                    f"the tokenizer in {self.folder} is not byte-level BPE (its token {token!r} is "
+                    f"no string "
+                    "of bytes); train one with `python -m tokenizer`."
+                )
+            else:
+                table[index] = bytes([alphabet[character] for character in token])
+        return table
+
+    @cached_property
+    def num_bytes(self) -> np.ndarray:
+        """[vocab] bytes each id stands for; 0 for special tokens."""
+        return np.array([len(token) for token in self.token_bytes], dtype=np.int32)
+
+    @cached_property
+    def ends_line(self) -> np.ndarray:
+        """[vocab] whether the id's last byte is a newline."""
+        return np.array([token.endswith(b"\n") for token in self.token_bytes])
+
+    @cached_property
+    def continues_character(self) -> np.ndarray:
+        """[vocab] whether the id's first byte lies inside a UTF-8 code point."""
+        return np.array([bool(token) and 0x80 <= token[0] < 0xC0 for token in self.token_bytes])
+
+    @cached_property
+    def fim_ids(self) -> fim.FimIds:
+        """The fill-in-the-middle ids. Raises: Refusal when the vocabulary has no known family's
+        sentinels.
+        """
+        try:
+            return fim.find_ids(self.special_ids)
+        except ValueError as error:
+            raise Refusal(f"{self.folder}: {error}") from None
+
+    @cached_property
+    def end_of_text(self) -> int:
+        """The id that ends a document: the one that also ends a middle."""
+        return self.fim_ids.end
+
+    @cached_property
+    def pad(self) -> int:
+        """The id that fills the rest of a row; its labels are always -100."""
+        return self.special_ids.get(self.fim_ids.format.pad, self.end_of_text)
+
+    def describe(self) -> str:
+        config = self.folder / "tokenizer_config.json"
+        kind = json.loads(config.read_text()).get("tokenizer_class", "") if config.is_file() else ""
+        return f"{self.folder} ({self.vocab_size:,} tokens, {kind or 'tokenizer.json'}, "
+        f"{self.fingerprint[:12]})"

@@ -1,0 +1,302 @@
+"""Recipes: YAML files of flags, turned into command-line words that stand before the user's own.
+
+One parser (HfArgumentParser over dataclasses) then checks both, so a recipe cannot hold what the
+command line would refuse. Later recipes win over earlier ones and flags win over recipes. Every
+refusal names the flag, where each value came from and what is allowed. Holds no defaults: those are
+in the dataclasses.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers.hf_argparser import HfArgumentParser
+
+from hugcoder.refusal import Refusal
+
+COMMAND_LINE = "the command line"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One flag with its words and the place it was written at ("configs/recipes/a.yaml line 3")."""
+
+    name: str
+    words: tuple[str, ...]
+    place: str
+
+    @property
+    def value(self) -> str:
+        return " ".join(self.words) or "true"
+
+
+def parse(
+    groups: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str,
+    positional: str = "",
+) -> Any:
+    """Parse recipe files, then flags, into one instance of each dataclass of `groups`.
+
+    Args:
+        argv: words after the program's name; leading ones that end in .yaml or .yml are recipe
+        files.
+        description: first paragraph of --help.
+        positional: name of the field that a leading word which is no recipe stands for.
+
+    Returns: the instances in the order of `groups` (the instance itself for one group).
+    Raises: Refusal for anything a user can repair.
+    """
+    parser = _Parser(groups, description=description)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in words or "-h" in words:
+        parser.print_help()
+        sys.exit(0)
+    settings = _collect(parser, words, positional)
+    try:
+        parsed = parser.parse_args_into_dataclasses(_words(settings), look_for_args_file=False)
+    except Refusal as refusal:
+        raise Refusal(_with_places(str(refusal), settings)) from None
+    except (ValueError, json.JSONDecodeError) as error:
+        raise Refusal(_with_places(str(error), settings)) from error
+    return parsed[0] if len(parsed) == 1 else parsed
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser that raises instead of exiting and lists a subclass's own fields before
+    inherited ones.
+    """
+
+    def __init__(self, groups: Sequence[type], description: str):
+        super().__init__(
+            groups, description=description, allow_abbrev=False, formatter_class=_HelpFormatter
+        )
+        self._action_groups.sort(key=lambda group: "transformers" in (group.title or ""))
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        bases = [base for base in dtype.__bases__ if dataclasses.is_dataclass(base)]
+        inherited = {field.name for base in bases for field in dataclasses.fields(base)}
+        inherited -= set(inspect.get_annotations(dtype))
+        own = self.add_argument_group(getattr(dtype, "_argument_group_name", dtype.__name__))
+        rest = (
+            self.add_argument_group("every other setting of the transformers Trainer")
+            if inherited
+            else own
+        )
+        hints = _type_hints(dtype)
+        for field in sorted(
+            (f for f in dataclasses.fields(dtype) if f.init), key=lambda f: f.name in inherited
+        ):
+            field.type = hints[field.name]
+            self._parse_dataclass_field(rest if field.name in inherited else own, field)
+
+    def error(self, message: str):
+        raise Refusal(message)
+
+    def flag(self, name: str) -> argparse.Action | None:
+        return self._option_string_actions.get(f"--{name}")
+
+    def suggestion(self, name: str) -> str:
+        known = [option[2:] for option in self._option_string_actions if "-" not in option[2:]]
+        close = difflib.get_close_matches(name, known, n=1)
+        return f"Did you mean {close[0]!r}?" if close else "See --help for the settings there are."
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults without the noise of `None` and of dashed spellings."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").strip()
+        shown = action.default not in (None, argparse.SUPPRESS, [], "") and "%(default)" not in text
+        return f"{text} (default: %(default)s)" if shown and action.option_strings else text
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        option = action.option_strings[0] if action.option_strings else action.dest
+        if action.choices:
+            return f"{option} {{{','.join(str(choice) for choice in action.choices)}}}"
+        return option if action.nargs in (0, "?") else f"{option} {action.dest.upper()}"
+
+
+def _type_hints(dtype: type) -> dict[str, Any]:
+    from typing import get_type_hints
+
+    return get_type_hints(dtype)
+
+
+def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting]:
+    """All settings in the order in which they count, each with the place it came from."""
+    settings: list[Setting] = []
+    while words and not words[0].startswith("-"):
+        word = words.pop(0)
+        if word.endswith((".yaml", ".yml")):
+            settings += read_recipe(Path(word), parser)
+        elif positional:
+            settings.append(Setting(positional, (word,), COMMAND_LINE))
+        else:
+            raise Refusal(
+                f"{word!r} is neither a recipe (a .yaml file) nor a flag; recipes come first, then "
+                f"--flags."
+            )
+    return settings + _command_line_settings(parser, words)
+
+
+def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:
+    settings: dict[str, Setting] = {}
+    for group in re.split(r"\0(?=--)", "\0".join(words)) if words else []:
+        head, *values = group.split("\0")
+        name, equals, value = head[2:].partition("=")
+        action = parser.flag(name)
+        if action is None:
+            raise Refusal(
+                f"unknown setting {head!r} on {COMMAND_LINE}. "
+                f"{parser.suggestion(name.replace('-', '_'))}"
+            )
+        if action.dest in settings:
+            first = settings[action.dest].value
+            second = " ".join([value] * bool(equals) + values) or "true"
+            raise Refusal(
+                f"--{action.dest} is given twice on {COMMAND_LINE} ({first} and {second}); give it "
+                f"once."
+            )
+        negated = action.const is None and action.nargs == 0 and name.startswith("no")
+        value_words = ("false",) if negated else tuple([value] * bool(equals) + values)
+        settings[action.dest] = Setting(action.dest, value_words, COMMAND_LINE)
+    return list(settings.values())
+
+
+def _words(settings: list[Setting]) -> list[str]:
+    """Command-line words of the settings that count; the last one of a name wins."""
+    final = {setting.name: setting for setting in settings}
+    return [word for setting in final.values() for word in (f"--{setting.name}", *setting.words)]
+
+
+def _with_places(message: str, settings: list[Setting]) -> str:
+    """Add to a refusal where the settings it speaks of were written."""
+    final = {setting.name: setting for setting in settings}
+    named = [
+        s for s in final.values() if re.search(rf"(?<![\w.]){re.escape(s.name)}(?![\w])", message)
+    ]
+    places = [f"--{s.name} {s.value[:60]} comes from {s.place}" for s in named]
+    return f"{message} ({'; '.join(places)})" if places else message
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML with 1.2 numbers (2e-5 is a float), no yes/no booleans, and duplicate keys refused."""
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in pairs
+        if tag not in {"tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"}
+    ]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf")
+)
+
+
+def read_recipe(path: Path, parser: _Parser) -> list[Setting]:
+    """Read one recipe file into settings.
+
+    Raises: Refusal when the file is missing, is no flat mapping, or holds an unknown, empty or
+    duplicate key.
+    """
+    if not path.is_file():
+        raise Refusal(
+            f"the recipe {path} does not exist; configs/recipes holds the ones that come with "
+            f"HugCoder."
+        )
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refusal(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise Refusal(f"{path} must hold lines of the form 'setting: value'.")
+    settings: dict[str, Setting] = {}
+    for key_node, value_node in root.value:
+        name, line = str(key_node.value), key_node.start_mark.line + 1
+        action = parser.flag(name)
+        if action is None:
+            raise Refusal(
+                f"{path} line {line}: unknown setting {name!r}. {parser.suggestion(name)}"
+            )
+        words = _value_words(value_node, action, f"{path} line {line}")
+        if name in settings:
+            first = settings[name]
+            raise Refusal(
+                f"{path}: {name} is set twice, to {first.value} ({first.place.split(' ', 1)[1]}) "
+                f"and to {' '.join(words)} (line {line}); keep one."
+            )
+        settings[name] = Setting(name, words, f"{path} line {line}")
+    return list(settings.values())
+
+
+def _value_words(node: yaml.Node, action: argparse.Action, place: str) -> tuple[str, ...]:
+    """A YAML value as command-line words: scalars as written, lists as several words, mappings as
+    JSON or k=v words.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        if node.value == "" and node.style is None:
+            raise Refusal(f"{place}: {action.dest} has no value; give one or delete the line.")
+        return (node.value,)
+    value = _plain(node, place)
+    if isinstance(value, dict):
+        if action.nargs == "+":
+            return tuple(f"{key}={item}" for key, item in value.items())
+        return (json.dumps(value),)
+    return tuple(json.dumps(item) if isinstance(item, dict | list) else str(item) for item in value)
+
+
+def _plain(node: yaml.Node, place: str) -> Any:
+    """Python value of a node, refusing duplicate keys at every depth."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise Refusal(f"{place}: {key!r} is set twice inside; keep one.")
+        return {key.value: _plain(value, place) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, place) for item in node.value]
+    loader = _StrictLoader("")
+    try:
+        return loader.construct_object(node)
+    finally:
+        loader.dispose()
+
+
+def assignments(words: Sequence[str], flag: str) -> dict[str, float]:
+    """Parse words like `random=0.4` into a mapping of name to number.
+
+    Raises: Refusal naming `flag` for a word that is not name=number, a repeated name or a negative
+    number.
+    """
+    values: dict[str, float] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise Refusal(f"{flag} takes words like name=0.5, not {word!r}.") from None
+        if name in values or not 0 <= value < float("inf"):
+            raise Refusal(
+                f"{flag}: {word!r} must name each entry once with a number of at least 0."
+            )
+        values[name] = value
+    return values
