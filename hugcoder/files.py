@@ -2,6 +2,7 @@
 completes.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -40,3 +41,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete folder, or None when the folder is not complete."""
     path = folder / MANIFEST
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,267 @@
+"""What a pretraining run can be told: three dataclass groups, their defaults and their refusals.
+
+ModelArguments say what is trained, DataArguments on what and how it is cut, transformed and packed,
+PretrainArguments how (a subclass of transformers.TrainingArguments with the defaults of code
+pretraining). `check_arguments` refuses what contradicts across groups. No GPU is touched here.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+
+import fim
+from hugcoder.recipe import assignments
+from hugcoder.refusal import Refusal
+
+SHORTEST_ROW = 64  # sentinels, reserve and still a line of code on either side of a middle
+
+
+def _field(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    _argument_group_name = "model: what is trained"
+
+    config_file: str = _field(
+        "", "Train from random weights: a Hugging Face config.json, such as configs/models/1b.json."
+    )
+    model_name_or_path: str = _field(
+        "", "Continue pretraining instead: a checkpoint folder or the name of a model on the hub."
+    )
+    tokenizer: str = _field(
+        "", "Tokenizer folder; must be the token store's. Empty = the copy that the store keeps."
+    )
+    attn_implementation: Literal[
+        "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = _field(
+        "sdpa",
+        "Attention kernel. sdpa runs everywhere but builds a row x row mask to keep packed "
+        "documents "
+        "apart; flash_attention_2 does not and is the choice on GPUs (needs flash-attn).",
+    )
+    scale_residual_init: bool = _field(
+        True,
+        "Divide the initial weights that write into the residual stream by sqrt(2 x layers), so "
+        "that its variance does not grow with depth (GPT-2).",
+    )
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("config_file", "model_name_or_path") if getattr(self, name)]
+        if len(given) != 1:
+            values = f"config_file {self.config_file!r} and model_name_or_path "
+            f"{self.model_name_or_path!r}"
+            raise Refusal(
+                f"{values} are given; give exactly one: --config_file to train from random "
+                f"weights, "
+                "--model_name_or_path to continue."
+            )
+
+
+@dataclass
+class DataArguments:
+    _argument_group_name = "data: on what, and how it is cut, transformed and packed"
+
+    token_store: str = _field(
+        "", "Folder of the tokenized corpus, as `python -m data_prep tokenize` writes it."
+    )
+    max_seq_length: int = _field(
+        2048, "Tokens in a row; every row is packed full of whole documents and pieces of them."
+    )
+    fim_rate: float = _field(
+        0.5, "Share of pieces turned into fill-in-the-middle, 0 to 1; the rest stays left-to-right."
+    )
+    spm_rate: float = _field(
+        0.5, "Share of those in suffix-prefix-middle order; the rest is prefix-suffix-middle."
+    )
+    fim_spans: list[str] = field(
+        default_factory=lambda: ["random=0.4", "short=0.2", "line=0.37", "empty=0.03"],
+        metadata={
+            "help": "Weights of the kinds of middle that are drawn: random, short, line, empty."
+        },
+    )
+    mixture: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "How often an epoch shows the documents of a language or source, as in "
+            "`markdown=0.3 sql=2`; what is not named counts 1."
+        },
+    )
+    held_out_rows: int = _field(
+        64,
+        "Rows of held-out repositories scored in the training loop, once left-to-right and once "
+        "fill-in-the-middle; 0 = none.",
+    )
+
+    def __post_init__(self) -> None:
+        if not self.token_store:
+            raise Refusal("token_store is not given; give --token_store FOLDER to train on.")
+        if self.max_seq_length < SHORTEST_ROW:
+            raise Refusal(
+                f"max_seq_length {self.max_seq_length} is too small for a fill-in-the-middle unit; "
+                f"give at least {SHORTEST_ROW}."
+            )
+        if self.held_out_rows < 0:
+            raise Refusal(f"held_out_rows {self.held_out_rows} is negative; give 0 for none.")
+        self.mixture_weights = assignments(self.mixture, "--mixture")
+        spans = assignments(self.fim_spans, "--fim_spans")
+        unknown = sorted(set(spans) - set(fim.SpanMix.__dataclass_fields__))
+        if unknown:
+            kinds = ", ".join(fim.SpanMix.__dataclass_fields__)
+            raise Refusal(f"fim_spans names {', '.join(unknown)}; there are {kinds}.")
+        nothing = dict.fromkeys(fim.SpanMix.__dataclass_fields__, 0.0)
+        self.fim_settings = fim.FimSettings(
+            self.fim_rate, self.spm_rate, fim.SpanMix(**(nothing | spans))
+        )
+
+
+# Trainer settings that this program's guarantees rest on: setting -> the only value, and why.
+FIXED = {
+    "train_sampling_strategy": ("sequential", "the plan of the rows already shuffles"),
+    "remove_unused_columns": (False, "position_ids keep packed documents apart"),
+    "ignore_data_skip": (False, "resuming would train on the same rows again"),
+    "use_cache": (False, "a cache lets packed documents leak into each other"),
+    "auto_find_batch_size": (False, "the rows of a run depend on the batch size"),
+    "label_smoothing_factor": (0.0, "losses would no longer be bits"),
+    "logging_nan_inf_filter": (False, "a NaN must be seen"),
+    "dataloader_drop_last": (False, "the run is exactly as long as its rows"),
+}
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    _argument_group_name = "training: how"
+
+    output_dir: str = _field("", "Folder of the run. A run that was interrupted in it goes on.")
+    max_steps: int = _field(
+        -1, "Optimizer steps of the run; -1 = num_train_epochs over the corpus."
+    )
+    num_train_epochs: float = _field(1.0, "Passes over the corpus when max_steps is not given.")
+    per_device_train_batch_size: int = _field(8, "Rows a device takes at a time.")
+    gradient_accumulation_steps: int = _field(
+        1,
+        "Batches a device adds up for a step: devices x rows x this x max_seq_length = tokens.",
+    )
+    learning_rate: float = _field(3e-4, "Peak learning rate of AdamW.")
+    use_muon: bool = _field(
+        False,
+        "Train the matrices inside the layers with torch.optim.Muon, the rest with AdamW. Learns "
+        "more "
+        "from each token; not with DeepSpeed, whose shards are flat.",
+    )
+    muon_learning_rate: float = _field(0.02, "Peak learning rate of Muon.")
+    muon_weight_decay: float = _field(0.01, "Weight decay of Muon.")
+    lr_scheduler_type: SchedulerType | str = _field(
+        "warmup_stable_decay",
+        "Shape of the learning rate; `warmup_stable_decay` and `cosine` follow the two ratios "
+        "below.",
+    )
+    warmup_steps: float = _field(0.01, "Steps of linear warm-up; below 1 = share of all steps.")
+    decay_ratio: float = _field(
+        0.2, "Share of all steps over which warmup_stable_decay falls, linearly, at the end."
+    )
+    min_lr_ratio: float = _field(0.0, "Final learning rate as a share of the peak.")
+    weight_decay: float = _field(
+        0.1, "Weight decay of AdamW on matrices; none on norms, biases and embeddings."
+    )
+    adam_beta1: float = _field(0.9, "Decay of AdamW's first moment.")
+    adam_beta2: float = _field(0.95, "Decay of AdamW's second moment.")
+    max_grad_norm: float = _field(1.0, "Gradients with a larger norm are scaled down to it.")
+    seed: int = _field(42, "Of the weights, of the data order and of every FIM draw.")
+    logging_steps: float = _field(10, "Steps between log lines.")
+    eval_strategy: str = _field("steps", "When held-out rows are scored: steps or `no`.")
+    eval_steps: float | None = _field(500, "Steps between scorings; below 1 = share of all steps.")
+    save_steps: float = _field(1000, "Steps between checkpoints; below 1 = share of all steps.")
+    save_total_limit: int | None = _field(3, "Checkpoints that are kept.")
+    resume_from_checkpoint: str | None = _field(
+        None,
+        "Go on from this checkpoint. Empty = from the last complete one in output_dir, if any.",
+    )
+    dataloader_num_workers: int = _field(2, "Processes that make rows; 0 = the training process.")
+    train_sampling_strategy: str = _field("sequential", "Fixed: the plan of the rows shuffles.")
+    remove_unused_columns: bool = _field(False, "Fixed.")
+    logging_nan_inf_filter: bool = _field(False, "Fixed: a NaN must be seen.")
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise Refusal("output_dir is not given; give --output_dir FOLDER for the run.")
+        for name, (value, reason) in FIXED.items():
+            if getattr(self, name) != value:
+                raise Refusal(
+                    f"{name} {getattr(self, name)} is not possible here, only {value}: {reason}."
+                )
+        for name in ("decay_ratio", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Refusal(f"{name} {getattr(self, name)} is not a share; give 0 to 1.")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise Refusal(
+                f"max_steps {self.max_steps} is no number of steps; give 1 or more, or -1."
+            )
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        super().__post_init__()
+        if self.torch_compile and self.use_cpu and not shutil.which(os.environ.get("CXX", "g++")):
+            raise Refusal(
+                "torch_compile on a CPU needs a C++ compiler and g++ is not there; install it "
+                "(apt-get install g++) or give --torch_compile false."
+            )
+        if self.use_muon and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            raise Refusal(
+                "use_muon true does not work with DeepSpeed, which hands the optimizer flattened "
+                "shards; choose configs/fsdp.yaml or configs/ddp.yaml, or give --use_muon false."
+            )
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step over all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def settle_length(self, rows_per_epoch: int) -> None:
+        """Fix max_steps, and with it the schedule, from the epochs asked for."""
+        if self.max_steps < 0:
+            self.max_steps = max(
+                1, int(self.num_train_epochs * rows_per_epoch / self.rows_per_step)
+            )
+        if self.lr_scheduler_kwargs:
+            return
+        if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            decay_steps = min(
+                round(self.decay_ratio * self.max_steps),
+                self.max_steps - self.get_warmup_steps(self.max_steps),
+            )
+            self.lr_scheduler_kwargs = {
+                "num_decay_steps": decay_steps,
+                "decay_type": "linear",
+                "min_lr_ratio": self.min_lr_ratio,
+            }
+        elif self.lr_scheduler_type == SchedulerType.COSINE and self.min_lr_ratio:
+            self.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
+            self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
+
+
+def check_arguments(
+    model: ModelArguments, data: DataArguments, training: PretrainArguments
+) -> None:
+    """Refuse what only shows across groups, before anything is loaded."""
+    if model.config_file and not Path(model.config_file).is_file():
+        raise Refusal(
+            f"config_file {model.config_file} does not exist; configs/models holds some to start "
+            f"from."
+        )
+    if model.attn_implementation.startswith("flash") and training.use_cpu:
+        raise Refusal(
+            f"attn_implementation {model.attn_implementation} needs a GPU and there is none; give "
+            "--attn_implementation sdpa."
+        )
+    if training.use_liger_kernel and training.use_cpu:
+        raise Refusal(
+            "use_liger_kernel true needs a GPU and there is none; give --use_liger_kernel false."
+        )
+    if data.held_out_rows == 0 and training.eval_strategy != "no":
+        training.eval_strategy = type(training.eval_strategy)("no")

@@ -1,0 +1,73 @@
+"""From arguments to datasets: the tokenizer, the rows of the run and the held-out rows."""
+
+import dataclasses
+from pathlib import Path
+
+from hugcoder import corpus, token_store
+from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+from hugcoder.codec import Codec
+from hugcoder.refusal import Refusal
+from hugcoder.rows import PackedRows, RowSettings
+from hugcoder.token_store import TokenStore
+
+
+def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
+    """The tokenizer the token store was made with.
+
+    Raises: Refusal when another tokenizer is asked for, by --tokenizer or by the model to continue.
+    """
+    store = Path(data.token_store)
+    expected = token_store.manifest_of(store)["tokenizer_sha256"]
+    folder = Path(model.tokenizer or model.model_name_or_path or store / "tokenizer")
+    if not folder.is_dir():
+        folder = _hub_tokenizer(str(folder))
+    codec = Codec(folder)
+    if codec.fingerprint != expected:
+        raise Refusal(
+            f"{store} was made with another tokenizer ({expected[:12]}) than {folder} "
+            f"({codec.fingerprint[:12]}); tokenize the corpus again with --tokenizer {folder}."
+        )
+    codec.fim_ids  # noqa: B018  refuses a tokenizer without fill-in-the-middle tokens
+    return codec
+
+
+def _hub_tokenizer(name: str) -> Path:
+    """The local copy of a hub model's tokenizer."""
+    from transformers.utils import cached_file
+
+    try:
+        return Path(cached_file(name, "tokenizer.json")).parent
+    except OSError as error:
+        raise Refusal(f"{name} has no tokenizer: {str(error).strip().splitlines()[0]}") from None
+
+
+def row_settings(data: DataArguments, training: PretrainArguments) -> RowSettings:
+    return RowSettings(data.max_seq_length, training.seed, data.fim_settings, data.mixture_weights)
+
+
+def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) -> PackedRows:
+    """The rows of the whole run; also settles how long it is when epochs were asked for."""
+    store = TokenStore(data.token_store, corpus.TRAIN)
+    rows = PackedRows(store, codec, row_settings(data, training))
+    training.settle_length(rows.rows_in_epoch(0))
+    rows.num_rows = training.max_steps * training.rows_per_step
+    return rows
+
+
+def load_held_out(
+    data: DataArguments, training: PretrainArguments, codec: Codec
+) -> dict[str, PackedRows]:
+    """The same held-out documents twice: all left-to-right, and all fill-in-the-middle."""
+    if not data.held_out_rows:
+        return {}
+    store = TokenStore(data.token_store, corpus.HELD_OUT)
+    settings = dataclasses.replace(row_settings(data, training), mixture={})
+    held_out = {}
+    for name, rate in (("left_to_right", 0.0), ("fim", 1.0)):
+        fim_settings = dataclasses.replace(data.fim_settings, fim_rate=rate)
+        rows = PackedRows(store, codec, dataclasses.replace(settings, fim=fim_settings))
+        # whole batches on every rank, so that none is padded with rows counted twice
+        batch = training.per_device_eval_batch_size * training.world_size
+        rows.num_rows = max(min(data.held_out_rows, rows.num_rows) // batch * batch, 1)
+        held_out[name] = rows
+    return held_out

@@ -1,0 +1,167 @@
+"""The model: from a plain Hugging Face config with random weights, or from a checkpoint.
+
+Holds how it is built, initialized, counted and made ready for others to open. The vocabulary and
+the special ids always come from the tokenizer.
+"""
+
+import json
+import logging
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from hugcoder.arguments import ModelArguments
+from hugcoder.codec import Codec
+from hugcoder.files import write_json
+from hugcoder.hardware import flops_per_token
+from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY_MULTIPLE = 128  # matrix kernels are fastest on multiples of 64 to 128
+RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what writes into the residual stream
+
+
+def build_model(arguments: ModelArguments, codec: Codec, max_seq_length: int) -> PreTrainedModel:
+    """The model to train, in float32 (mixed precision casts copies), on the CPU.
+
+    Raises: Refusal when the config or the checkpoint does not fit the rows or the tokenizer.
+    """
+    if arguments.config_file:
+        config = fit_config(read_config(arguments.config_file), codec)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=arguments.attn_implementation
+        )
+        if arguments.scale_residual_init:
+            scale_residual_init(model)
+    else:
+        model = load_model(arguments, codec)
+    longest = model.config.max_position_embeddings
+    if max_seq_length > longest:
+        raise Refusal(
+            f"max_seq_length {max_seq_length} exceeds the model's max_position_embeddings "
+            f"{longest}; "
+            "lower the first or raise the second in the model's config."
+        )
+    model.generation_config = generation_config(codec)
+    return model
+
+
+def read_config(path: str) -> PretrainedConfig:
+    """Raises: Refusal when the file is not a config that transformers knows."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    except (json.JSONDecodeError, KeyError, ValueError) as error:
+        raise Refusal(
+            f"{path} is not a Hugging Face model config ({error}); start from one in "
+            f"configs/models."
+        ) from None
+
+
+def fit_config(config: PretrainedConfig, codec: Codec) -> PretrainedConfig:
+    """Take the vocabulary, padded to a multiple of 128, and the special ids from the tokenizer."""
+    config.vocab_size = -(-codec.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    config.bos_token_id = config.eos_token_id = codec.end_of_text
+    config.pad_token_id = codec.pad
+    return config
+
+
+def load_model(arguments: ModelArguments, codec: Codec) -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            arguments.model_name_or_path,
+            dtype=torch.float32,
+            attn_implementation=arguments.attn_implementation,
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise Refusal(f"{arguments.model_name_or_path} cannot be loaded: {first_line}") from None
+    if model.config.vocab_size < codec.vocab_size:
+        raise Refusal(
+            f"{arguments.model_name_or_path} has {model.config.vocab_size} tokens, fewer than the "
+            f"token "
+            f"store's tokenizer with {codec.vocab_size}; tokenize the corpus with the model's own."
+        )
+    return model
+
+
+def scale_residual_init(model: PreTrainedModel) -> None:
+    """Divide weights that write into the residual stream by sqrt(2 x layers) (GPT-2, Radford 2019).
+
+    transformers initializes Llama-like models with one standard deviation for all.
+    """
+    factor = 1 / math.sqrt(2 * model.config.num_hidden_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(RESIDUAL_OUTPUTS):
+                parameter.mul_(factor)
+
+
+def generation_config(codec: Codec) -> GenerationConfig:
+    """Every FIM special ends a generation, so that no program runs past the end of a middle."""
+    stops = sorted(codec.fim_ids.stops)
+    end = codec.end_of_text
+    return GenerationConfig(bos_token_id=end, eos_token_id=stops, pad_token_id=codec.pad)
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Counts of one model. flops_per_token: forward and backward, see
+    `hardware.flops_per_token`."""
+
+    parameters: int
+    embedding_parameters: int
+    flops_per_token: float
+
+    def __str__(self) -> str:
+        inside = self.parameters - self.embedding_parameters
+        return (
+            f"{self.parameters:,} parameters ({inside:,} outside embeddings), "
+            f"{self.flops_per_token / 1e6:,.1f} MFLOPs a token"
+        )
+
+
+def measure_model(model: PreTrainedModel, row_length: int) -> ModelSize:
+    """Count parameters (tied ones once) and FLOPs."""
+    config = model.config
+    parameters = sum(p.numel() for p in model.parameters())
+    embedding = model.get_input_embeddings().weight.numel()
+    multiplying = parameters if config.tie_word_embeddings else parameters - embedding
+    head_size = (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    width = config.num_attention_heads * head_size
+    flops = flops_per_token(multiplying, config.num_hidden_layers, width, row_length)
+    return ModelSize(parameters, embedding, flops)
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def finish_model_folder(folder: Path, tokenizer: Path) -> None:
+    """Make a folder of weights one that any Hugging Face program opens.
+
+    Copies the tokenizer file by file (saving it through transformers 5 would rename its class to
+    one that transformers 4 and converters refuse), and sets in config.json use_cache, which
+    training switches off, and rope_theta, which readers older than transformers 5 look for.
+    """
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, folder / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["use_cache"] = True
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+    write_json(folder / "config.json", config)

@@ -1,0 +1,209 @@
+"""The training data as a map-style dataset: row i of a run is a pure function of (store, seed, i).
+
+The dataset is virtual, as long as the run; epochs and shuffling live in the plan. Hence the order
+of the data depends on no worker, rank or restart, and skipping to step 1,000,000 reads nothing.
+Holds the making of rows from a plan; the plan is `hugcoder.packing`, the transform is `fim`.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+import fim
+from hugcoder.codec import Codec
+from hugcoder.packing import EpochPlan, PackingSettings, Pieces, cut_documents, plan_epoch
+from hugcoder.refusal import Refusal
+from hugcoder.token_store import TokenStore
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100  # label that no loss is taken on
+LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE, PADDING = range(4)  # what a token is, see `Row.kinds`
+NUM_LOSS_KINDS = 3
+KEPT_PLANS = 2  # the epoch in use and its neighbour
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What decides the content of rows. spans and spm_rate: see `fim`. mixture: see
+    `mixture_repeats`."""
+
+    row_length: int
+    seed: int
+    fim: fim.FimSettings
+    mixture: dict[str, float]
+
+    @property
+    def packing(self) -> PackingSettings:
+        return PackingSettings(self.row_length, self.seed, self.fim.fim_rate)
+
+
+class PackedRows(Dataset):
+    """Rows of exactly `row_length` tokens, each holding whole units; see the module's first lines.
+
+    An item is a dict of [row_length] int64 tensors: input_ids; labels (-100 on padding and on the
+    first token of every unit, which no token of its own document precedes); position_ids (restart
+    at every unit); kinds (LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE or PADDING).
+
+    Args:
+        num_rows: length of the dataset; None = one epoch.
+    Raises: Refusal when the store holds nothing to train on.
+    """
+
+    def __init__(
+        self, store: TokenStore, codec: Codec, settings: RowSettings, num_rows: int | None = None
+    ):
+        self.store, self.codec, self.settings = store, codec, settings
+        self._repeats = mixture_repeats(store, settings.mixture)
+        self.pieces: Pieces = cut_documents(store, codec, settings.packing.content_limit)
+        if not len(self.pieces.document):
+            raise Refusal(
+                f"the {store.split} split of {store.folder} holds no documents; build a larger "
+                f"corpus."
+            )
+        self._plans: dict[int, EpochPlan] = {}
+        self._first_rows = [0]  # of each epoch planned so far
+        self.num_rows = self.rows_in_epoch(0) if num_rows is None else num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        plan, row = self.locate(index)
+        length = self.settings.row_length
+        input_ids = np.full(length, self.codec.pad, dtype=np.int64)
+        labels = np.full(length, IGNORED, dtype=np.int64)
+        kinds = np.full(length, PADDING, dtype=np.int64)
+        position_ids = np.empty(length, dtype=np.int64)
+        start = 0
+        for unit in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
+            ids, unit_kinds = self._unit(plan, unit)
+            stop = start + len(ids)
+            input_ids[start:stop] = ids
+            labels[start + 1 : stop] = ids[1:]
+            kinds[start:stop] = unit_kinds
+            position_ids[start:stop] = np.arange(len(ids))
+            start = stop
+        position_ids[start:] = np.arange(length - start)  # padding is a document of its own
+        arrays = {
+            "input_ids": input_ids,
+            "labels": labels,
+            "position_ids": position_ids,
+            "kinds": kinds,
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _unit(self, plan: EpochPlan, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and kinds of one unit."""
+        piece = int(plan.piece[unit])
+        document, start = int(self.pieces.document[piece]), int(self.pieces.start[piece])
+        ids = self.store.tokens(document, start, start + int(self.pieces.length[piece]))
+        if not plan.is_fim[unit]:
+            if self.pieces.is_last[piece]:
+                ids = np.append(ids, self.codec.end_of_text)
+            return ids, np.full(len(ids), LEFT_TO_RIGHT)
+        key = (int(self.store.uids[document]), int(self.pieces.number[piece]))
+        rng = fim.piece_rng(self.settings.seed, plan.epoch, *key, int(plan.repeat[unit]))
+        made = fim.make_unit(
+            self.codec.decode_bytes(ids.tolist()).decode("utf-8", errors="strict"),
+            self.codec.encode,
+            self.codec.fim_ids,
+            rng,
+            self.settings.fim,
+            max_tokens=int(plan.length[unit]),
+        )
+        kinds = np.full(len(made.ids), FIM_CONTEXT)
+        kinds[made.middle_start :] = FIM_MIDDLE
+        return np.asarray(made.ids), kinds
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of one epoch; the last ones are kept."""
+        if epoch not in self._plans:
+            plan = plan_epoch(self.store, self.pieces, self.settings.packing, epoch, self._repeats)
+            if not plan.num_rows:
+                raise Refusal(
+                    f"mixture {self.settings.mixture} leaves nothing of {self.store.folder}."
+                )
+            while len(self._plans) >= KEPT_PLANS:
+                del self._plans[min(self._plans)]
+            self._plans[epoch] = plan
+        return self._plans[epoch]
+
+    def rows_in_epoch(self, epoch: int) -> int:
+        while len(self._first_rows) <= epoch + 1:
+            last = len(self._first_rows) - 1
+            self._first_rows.append(self._first_rows[-1] + self.plan(last).num_rows)
+        return self._first_rows[epoch + 1] - self._first_rows[epoch]
+
+    def locate(self, index: int) -> tuple[EpochPlan, int]:
+        """The plan and the row within it of global row `index`."""
+        while self._first_rows[-1] <= index:
+            self.rows_in_epoch(len(self._first_rows) - 1)
+        epoch = int(np.searchsorted(self._first_rows, index, side="right")) - 1
+        return self.plan(epoch), index - self._first_rows[epoch]
+
+    def epoch_at(self, index: int) -> float:
+        """Passes over the corpus completed before global row `index`."""
+        plan, row = self.locate(index)
+        return plan.epoch + row / plan.num_rows
+
+    def shares(self, start: int, stop: int) -> dict[str, float]:
+        """What global rows start to stop hold, from the plan alone.
+
+        Returns: `fim` and `padding` (planned) as shares of all tokens; `language/NAME` as shares of
+        the documents' own tokens.
+        """
+        content = np.zeros(len(self.store.language_names))
+        in_fim = planned = 0
+        while start < stop:
+            plan, row = self.locate(start)
+            last = min(row + stop - start, plan.num_rows)
+            units = slice(plan.row_offsets[row], plan.row_offsets[last])
+            piece = plan.piece[units]
+            languages = self.store.languages[self.pieces.document[piece]]
+            content += np.bincount(languages, self.pieces.length[piece], minlength=len(content))
+            in_fim += int(plan.length[units][plan.is_fim[units]].sum())
+            planned += int(plan.length[units].sum())
+            start += last - row
+        total = max(planned, 1)
+        shares = {"fim": in_fim / total}
+        for name, count in zip(self.store.language_names, content / content.sum(), strict=True):
+            shares[f"language/{name}"] = float(count)
+        return shares
+
+    def summary(self) -> str:
+        """One line of facts about the first epoch's plan."""
+        plan = self.plan(0)
+        tokens = plan.num_rows * self.settings.row_length
+        free = 1 - plan.length.sum() / tokens
+        return (
+            f"{self.store.split}: packed {len(plan.piece):,} pieces of "
+            f"{len(np.unique(self.pieces.document)):,} documents into {plan.num_rows:,} rows of "
+            f"{self.settings.row_length} tokens an epoch ({tokens / 1e6:,.1f}M tokens, "
+            f"{free:.2%} padding planned, {plan.is_fim.mean():.1%} of pieces fill-in-the-middle)"
+        )
+
+
+def mixture_repeats(store: TokenStore, mixture: dict[str, float]) -> np.ndarray | None:
+    """How often each document is seen in an epoch.
+
+    Args: mixture: language or source name -> repeats an epoch; a document's language and source
+    multiply; names left out count 1.
+    Returns: [documents] or None when nothing differs from once each.
+    Raises: Refusal for a name the store does not hold.
+    """
+    known = {*store.language_names, *store.source_names}
+    unknown = sorted(set(mixture) - known)
+    if unknown:
+        raise Refusal(
+            f"mixture names {', '.join(unknown)}, but {store.folder} holds "
+            f"{', '.join(sorted(known))}."
+        )
+    if all(value == 1 for value in mixture.values()):
+        return None
+    languages = np.array([mixture.get(name, 1.0) for name in store.language_names])
+    sources = np.array([mixture.get(name, 1.0) for name in store.source_names])
+    return languages[store.languages] * sources[store.sources]

@@ -1,0 +1,209 @@
+"""A tokenized corpus on disk: memory-mapped token ids with an index of documents.
+
+    <store>/manifest.json                    written last: tokenizer hash, dtype, counts
+    <store>/tokenizer/                       the tokenizer the ids belong to
+    <store>/train/00000.tokens.bin           ids of the documents one after another, no separators
+    <store>/train/00000.lines.bin            one byte for each LINE_BLOCK ids: where its last line
+    ends <store>/train/00000.documents.parquet    one row a document, columns DOCUMENT_COLUMNS
+    <store>/held_out/...                     the same for repositories that training never sees
+
+Shards mirror the corpus's, so that they are made in parallel and a killed run redoes one shard.
+Holds the format, its reader and the encoding of one shard; `python -m data_prep tokenize` drives
+it.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hugcoder.codec import Codec
+from hugcoder.files import atomic, read_manifest
+from hugcoder.refusal import Refusal
+
+LINE_BLOCK = 32
+DOCUMENT_COLUMNS = ("uid", "num_tokens", "num_bytes", "source", "repo", "path", "language")
+ENCODE_BATCH_BYTES = 4 << 20
+
+
+def dtype_for(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type that holds every id."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def document_uid(blob_sha: str) -> int:
+    """A document's 64-bit identity: it keys every random choice made about the document."""
+    return int(blob_sha[:16], 16)
+
+
+def line_table(ids: np.ndarray, ends_line: np.ndarray) -> np.ndarray:
+    """For each block of LINE_BLOCK ids, how many lead up to and include its last line end; 0 =
+    none."""
+    num_blocks = -(-len(ids) // LINE_BLOCK)
+    padded = np.zeros(num_blocks * LINE_BLOCK, dtype=bool)
+    padded[: len(ids)] = ends_line[ids]
+    blocks = padded.reshape(num_blocks, LINE_BLOCK)
+    last = LINE_BLOCK - blocks[:, ::-1].argmax(axis=1)
+    return np.where(blocks.any(axis=1), last, 0).astype(np.uint8)
+
+
+def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> dict[str, int]:
+    """Encode corpus rows into the three files of one shard, the index last.
+
+    Args:
+        prefix: path of the shard without its endings, such as store/train/00000.
+
+    Returns: counts of documents, tokens and bytes.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    dtype = dtype_for(codec.vocab_size)
+    index: dict[str, list[Any]] = {name: [] for name in DOCUMENT_COLUMNS}
+    with (
+        atomic(shard_file(prefix, "documents.parquet")) as index_path,
+        atomic(shard_file(prefix, "tokens.bin")) as tokens_path,
+        atomic(shard_file(prefix, "lines.bin")) as lines_path,
+    ):
+        with tokens_path.open("wb") as tokens, lines_path.open("wb") as lines:
+            for batch in _batches(rows):
+                for row, ids in zip(
+                    batch, codec.encode([r["content"] for r in batch]), strict=True
+                ):
+                    array = np.asarray(ids, dtype=dtype)
+                    tokens.write(array.tobytes())
+                    lines.write(line_table(array, codec.ends_line).tobytes())
+                    _add_document(index, row, len(ids))
+        table = pyarrow.table(index, schema=_index_schema())
+        pyarrow.parquet.write_table(table, index_path, compression="zstd")
+    return {
+        "documents": len(index["uid"]),
+        "tokens": sum(index["num_tokens"]),
+        "bytes": sum(index["num_bytes"]),
+    }
+
+
+def shard_file(prefix: Path, ending: str) -> Path:
+    return prefix.with_name(f"{prefix.name}.{ending}")
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    batch, size = [], 0
+    for row in rows:
+        batch.append(row)
+        size += row["size"]
+        if size >= ENCODE_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _add_document(index: dict[str, list[Any]], row: dict[str, Any], num_tokens: int) -> None:
+    index["uid"].append(document_uid(row["blob_sha"]))
+    index["num_tokens"].append(num_tokens)
+    index["num_bytes"].append(row["size"])
+    for name in ("source", "repo", "path", "language"):
+        index[name].append(row[name])
+
+
+def _index_schema():
+    import pyarrow
+
+    numbers = {"uid": pyarrow.uint64(), "num_tokens": pyarrow.int64(), "num_bytes": pyarrow.int64()}
+    return pyarrow.schema(
+        [(name, numbers.get(name, pyarrow.string())) for name in DOCUMENT_COLUMNS]
+    )
+
+
+def manifest_of(store: Path) -> dict[str, Any]:
+    """The manifest of a complete store. Raises: Refusal when `store` is none."""
+    manifest = read_manifest(store)
+    if manifest is None or manifest.get("kind") != "token_store":
+        raise Refusal(
+            f"{store} is not a complete token store (no manifest of one); make it with "
+            f"`python -m data_prep tokenize --corpus CORPUS --tokenizer TOKENIZER --output_dir "
+            f"{store}`."
+        )
+    return manifest
+
+
+class TokenStore:
+    """One split of a store, open for reading; costs 48 bytes of memory a document, tokens stay on
+    disk.
+
+    Arrays with one entry a document: `uids`, `lengths` (tokens), `num_bytes`, `languages` and
+    `sources` (codes into `language_names` and `source_names`).
+    """
+
+    def __init__(self, store: str | Path, split: str):
+        self.folder, self.split = Path(store), split
+        manifest = manifest_of(self.folder)
+        self.dtype = np.dtype(manifest["dtype"])
+        self.prefixes = [self.folder / split / name for name in manifest["splits"][split]["shards"]]
+        self._read_index()
+
+    def _read_index(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = ["uid", "num_tokens", "num_bytes", "source", "language"]
+        paths = [shard_file(prefix, "documents.parquet") for prefix in self.prefixes]
+        schema = pyarrow.schema([field for field in _index_schema() if field.name in columns])
+        shards = [pyarrow.parquet.read_table(path, columns=columns) for path in paths]
+        table = pyarrow.concat_tables([schema.empty_table(), *shards]).combine_chunks()
+        self.uids = table["uid"].to_numpy()
+        self.lengths = table["num_tokens"].to_numpy()
+        self.num_bytes = table["num_bytes"].to_numpy()
+        self.languages, self.language_names = _codes(table["language"])
+        self.sources, self.source_names = _codes(table["source"])
+        counts = [shard.num_rows for shard in shards]
+        self._first_document = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._shard = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._token_offset = _offsets_within(self.lengths, self._first_document)
+        self._line_offset = _offsets_within(-(-self.lengths // LINE_BLOCK), self._first_document)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getstate__(self) -> dict[str, Any]:  # memory maps are opened anew in each worker
+        return {k: v for k, v in self.__dict__.items() if k not in ("_tokens", "_lines")}
+
+    @cached_property
+    def _tokens(self) -> list[np.ndarray]:
+        return [_map(shard_file(prefix, "tokens.bin"), self.dtype) for prefix in self.prefixes]
+
+    @cached_property
+    def _lines(self) -> list[np.ndarray]:
+        return [
+            _map(shard_file(prefix, "lines.bin"), np.dtype(np.uint8)) for prefix in self.prefixes
+        ]
+
+    def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
+        """Ids start to stop of one document."""
+        first = self._token_offset[document]
+        return self._tokens[self._shard[document]][first + start : first + stop]
+
+    def line_table(self, document: int) -> bytes:
+        """The line table of one document, see `line_table`."""
+        first = self._line_offset[document]
+        last = first + -(-self.lengths[document] // LINE_BLOCK)
+        return self._lines[self._shard[document]][first:last].tobytes()
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    # numpy cannot map an empty file, which a shard of empty documents would be
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _codes(column) -> tuple[np.ndarray, list[str]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int16), encoded.dictionary.to_pylist()
+
+
+def _offsets_within(lengths: np.ndarray, first_document: np.ndarray) -> np.ndarray:
+    """Where each document starts in its shard's file."""
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return starts[:-1] - np.repeat(starts[first_document[:-1]], np.diff(first_document))

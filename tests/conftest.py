@@ -1,0 +1,131 @@
+"""Fixtures: a small corpus of real code, a tokenizer, a token store and a model config.
+
+Made once a session from the standard library of the running interpreter; nothing is downloaded.
+"""
+
+import hashlib
+import json
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN
+from hugcoder.files import write_json
+from hugcoder.special_tokens import SPECIAL_TOKENS
+
+REPOSITORIES = {TRAIN: ("json", "email", "asyncio", "logging"), HELD_OUT: ("concurrent", "html")}
+MAX_FILE_BYTES = 40_000
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def corpus_row(repo: str, path: str, text: str, language: str = "python") -> dict:
+    """A row as data_prep writes it."""
+    content = text.encode()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    values = ("test", repo, path, language, "PSF-2.0", "", blob, len(content), text)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def write_corpus(folder: Path, rows: dict[str, list[dict]]) -> Path:
+    """A complete corpus folder with one shard a split."""
+    import pyarrow
+    import pyarrow.parquet
+
+    for split, split_rows in rows.items():
+        (folder / split).mkdir(parents=True)
+        table = pyarrow.Table.from_pylist(split_rows)
+        pyarrow.parquet.write_table(table, folder / split / "00000.parquet")
+    sizes = {s: {"files": len(r), "bytes": sum(x["size"] for x in r)} for s, r in rows.items()}
+    write_json(folder / "manifest.json", {"kind": "corpus", "languages": {"python": sizes}})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """About 60 files of six packages of the standard library, two of them held out."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    rows: dict[str, list[dict]] = {}
+    for split, names in REPOSITORIES.items():
+        files = [path for name in names for path in sorted((library / name).rglob("*.py"))]
+        texts = [(path, path.read_text(encoding="utf-8")) for path in files]
+        rows[split] = [
+            corpus_row(path.relative_to(library).parts[0], str(path.relative_to(library)), text)
+            for path, text in texts
+            if 0 < len(text.encode()) < MAX_FILE_BYTES
+        ]
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus", rows)
+
+
+def train_tokenizer(
+    folder: Path, texts: list[str], vocab_size: int, specials=SPECIAL_TOKENS
+) -> Path:
+    """A byte-level BPE tokenizer folder, without the tokenizer package's checks."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": specials[0]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus, tmp_path_factory) -> Path:
+    from hugcoder.corpus import read_corpus
+
+    texts = [row["content"] for row in read_corpus(corpus, TRAIN)]
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer", texts, 1024)
+
+
+@pytest.fixture(scope="session")
+def codec(tokenizer):
+    from hugcoder.codec import Codec
+
+    return Codec(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def store(corpus, tokenizer, tmp_path_factory) -> Path:
+    from data_prep.tokenize_corpus import tokenize
+
+    folder = tmp_path_factory.mktemp("store") / "tokens"
+    tokenize(corpus, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_config(tmp_path_factory) -> Path:
+    """A Llama of two layers, 64 wide."""
+    path = tmp_path_factory.mktemp("model") / "config.json"
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    }
+    path.write_text(json.dumps(config))
+    return path
