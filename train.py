@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     # Train and save
     trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    if held_out:
+    if held_out and trainer.last_evaluated_step != trainer.state.global_step:
         trainer.evaluate()
     folder = trainer.export()
     logger.info(
@@ -111,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def start_logging(training_args) -> None:
     """One line a fact on rank 0, warnings from the other ranks."""
+    from transformers.utils import logging as transformers_logging
+
     is_main = training_args.process_index == 0
     level = logging.INFO if is_main else logging.WARNING
     logging.basicConfig(
@@ -118,6 +120,7 @@ def start_logging(training_args) -> None:
     )
     for noisy in ("httpx", "accelerate", "torch", "filelock", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are the parallelism
 
 

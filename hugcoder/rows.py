@@ -174,6 +174,12 @@ class PackedRows(Dataset):
             shares[f"language/{name}"] = float(count)
         return shares
 
+    def fullest_rows(self, num_rows: int) -> list[int]:
+        """Rows of the first epoch that hold the most units, for the isolation self-test."""
+        units_per_row = np.diff(self.plan(0).row_offsets)
+        fullest = np.argsort(-units_per_row, kind="stable")[:num_rows]
+        return np.resize(fullest, num_rows).tolist()
+
     def summary(self) -> str:
         """One line of facts about the first epoch's plan."""
         plan = self.plan(0)

@@ -60,6 +60,7 @@ class PretrainTrainer(Trainer):
         self._loss_by_kind = torch.compile(loss_by_kind) if args.torch_compile else loss_by_kind
         self._kind_sums = torch.zeros(2, NUM_LOSS_KINDS, device=args.device)
         self._last_logged_row = 0
+        self.last_evaluated_step = -1
         for bar in (ProgressCallback, PrinterCallback):
             self.remove_callback(bar)
         self.add_callback(self.throughput)
@@ -128,6 +129,7 @@ class PretrainTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Score held-out rows: bits per byte left-to-right, and of middles given both sides."""
+        self.last_evaluated_step = self.state.global_step
         self.throughput.pause()
         scored = {name: self._score(rows) for name, rows in self.eval_dataset.items()}
         metrics = {
@@ -218,14 +220,15 @@ class PretrainTrainer(Trainer):
         return folder
 
     def prove_isolation(self) -> None:
-        """Run the self-test on the wrapped model with the rows of the first micro-batch."""
+        """Run the self-test on the wrapped model with one micro-batch of crowded rows."""
         model, device = self.model_wrapped, self.args.device
 
         def forward(inputs: dict[str, Any]) -> torch.Tensor:
             return model(**self._prepare_inputs(inputs)).logits
 
         model.train()
-        rows = [self.train_dataset[i] for i in range(self.args.per_device_train_batch_size)]
+        indices = self.train_dataset.fullest_rows(self.args.per_device_train_batch_size)
+        rows = [self.train_dataset[index] for index in indices]
         dtype = (
             torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         )
