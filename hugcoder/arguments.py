@@ -47,10 +47,11 @@ class ModelArguments:
         "documents "
         "apart; flash_attention_2 does not and is the choice on GPUs (needs flash-attn).",
     )
-    scale_residual_init: bool = _field(
-        True,
-        "Divide the initial weights that write into the residual stream by sqrt(2 x layers), so "
-        "that its variance does not grow with depth (GPT-2).",
+    residual_init: Literal["scaled", "zero", "normal"] = _field(
+        "scaled",
+        "Initial weights that write into the residual stream: scaled = divided by sqrt(2 x layers), "
+        "so that its variance does not grow with depth (GPT-2); zero = each layer starts as the "
+        "identity (learns fastest in short runs); normal = like all others.",
     )
 
     def __post_init__(self) -> None:

@@ -42,8 +42,7 @@ def build_model(arguments: ModelArguments, codec: Codec, max_seq_length: int) ->
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=arguments.attn_implementation
         )
-        if arguments.scale_residual_init:
-            scale_residual_init(model)
+        scale_residual_outputs(model, arguments.residual_init)
     else:
         model = load_model(arguments, codec)
     longest = model.config.max_position_embeddings
@@ -96,16 +95,22 @@ def load_model(arguments: ModelArguments, codec: Codec) -> PreTrainedModel:
     return model
 
 
-def scale_residual_init(model: PreTrainedModel) -> None:
-    """Divide weights that write into the residual stream by sqrt(2 x layers) (GPT-2, Radford 2019).
+def scale_residual_outputs(model: PreTrainedModel, residual_init: str) -> None:
+    """Scale the initial weights that write into the residual stream.
 
-    transformers initializes Llama-like models with one standard deviation for all.
+    transformers gives all matrices of Llama-like models one standard deviation. "scaled" divides
+    these by sqrt(2 x layers) (GPT-2, Radford et al. 2019), "zero" makes every layer start as the
+    identity (as in nanochat), "normal" leaves them.
     """
-    factor = 1 / math.sqrt(2 * model.config.num_hidden_layers)
+    factors = {
+        "scaled": 1 / math.sqrt(2 * model.config.num_hidden_layers),
+        "zero": 0.0,
+        "normal": 1.0,
+    }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(RESIDUAL_OUTPUTS):
-                parameter.mul_(factor)
+                parameter.mul_(factors[residual_init])
 
 
 def generation_config(codec: Codec) -> GenerationConfig:

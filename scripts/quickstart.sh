@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# From the code on this disk to a code model that fills in the middle, on a CPU, in minutes.
+# A step that is finished is not done again; after an interruption run the same command.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+
+run=runs/quickstart
+began=$SECONDS
+step() { printf '\n== %s  (%d s since the start)\n' "$1" $((SECONDS - began)); }
+
+# bf16 and torch.compile pay only where the processor and a compiler support them
+flags=()
+if ! grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo 2> /dev/null; then
+    echo "this processor has no bf16 instructions: training in float32, about half as fast"
+    flags+=(--bf16 false)
+fi
+if ! command -v g++ > /dev/null; then
+    echo "g++ is not installed: training without torch.compile, about half as fast"
+    flags+=(--torch_compile false)
+fi
+
+step "1/7 corpus: the standard library and the installed packages"
+python -m data_prep configs/corpora/quickstart.yaml --output_dir data/quickstart
+step "2/7 tokenizer"
+python -m tokenizer configs/recipes/tokenizer_quickstart.yaml \
+    --corpus data/quickstart --output_dir data/quickstart-tokenizer
+step "3/7 token store"
+python -m data_prep tokenize --corpus data/quickstart --tokenizer data/quickstart-tokenizer \
+    --output_dir data/quickstart-tokens
+step "4/7 pretraining with fill-in-the-middle, about 4 minutes on 2 cores"
+accelerate launch --quiet --config_file configs/cpu.yaml \
+    train.py configs/recipes/pretrain_quickstart.yaml "${flags[@]}"
+step "5/7 evaluation on repositories it never saw"
+python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation"
+step "6/7 infilling a hole in a real file"
+python generate.py "$run/model" --infill examples/hole.py
+step "7/7 report"
+python -m evaluation report "$run"
+printf '\nfinished in %d s: open %s/report.html\n' $((SECONDS - began)) "$run"
