@@ -44,25 +44,22 @@ class ModelArguments:
     ] = _field(
         "sdpa",
         "Attention kernel. sdpa runs everywhere but builds a row x row mask to keep packed "
-        "documents "
-        "apart; flash_attention_2 does not and is the choice on GPUs (needs flash-attn).",
+        "documents apart; flash_attention_2 does not, and is the choice on GPUs (flash-attn).",
     )
     residual_init: Literal["scaled", "zero", "normal"] = _field(
         "scaled",
-        "Initial weights that write into the residual stream: scaled = divided by sqrt(2 x layers), "
-        "so that its variance does not grow with depth (GPT-2); zero = each layer starts as the "
-        "identity (learns fastest in short runs); normal = like all others.",
+        "Initial weights that write into the residual stream: scaled = divided by sqrt(2 x "
+        "layers), so that its variance does not grow with depth (GPT-2); zero = each layer starts "
+        "as the identity (learns fastest in short runs); normal = like all others.",
     )
 
     def __post_init__(self) -> None:
         given = [name for name in ("config_file", "model_name_or_path") if getattr(self, name)]
         if len(given) != 1:
-            values = f"config_file {self.config_file!r} and model_name_or_path "
-            f"{self.model_name_or_path!r}"
             raise Refusal(
-                f"{values} are given; give exactly one: --config_file to train from random "
-                f"weights, "
-                "--model_name_or_path to continue."
+                f"config_file {self.config_file!r} and model_name_or_path "
+                f"{self.model_name_or_path!r} are given; give exactly one: --config_file to train "
+                "from random weights, --model_name_or_path to continue."
             )
 
 

@@ -7,7 +7,6 @@ length, line ends, code points cut in two.
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -130,9 +129,3 @@ class Codec:
     def pad(self) -> int:
         """The id that fills the rest of a row; its labels are always -100."""
         return self.special_ids.get(self.fim_ids.format.pad, self.end_of_text)
-
-    def describe(self) -> str:
-        config = self.folder / "tokenizer_config.json"
-        kind = json.loads(config.read_text()).get("tokenizer_class", "") if config.is_file() else ""
-        return f"{self.folder} ({self.vocab_size:,} tokens, {kind or 'tokenizer.json'}, "
-        f"{self.fingerprint[:12]})"

@@ -45,8 +45,7 @@ def prove_isolation(
     """
     units = _units_behind_others(rows)[:UNITS_TRIED]
     if not units:
-        return "isolation self-test: every row of the first batch holds one document; nothing to "
-        "leak"
+        return "isolation self-test: no row holds two documents, so there is nothing to leak"
     packed = _run(rows, forward, collate)
     spread = packed.float().std().item()
     worst_logit = worst_loss = 0.0

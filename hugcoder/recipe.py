@@ -101,7 +101,7 @@ class _Parser(HfArgumentParser):
             self._parse_dataclass_field(rest if field.name in inherited else own, field)
 
     def error(self, message: str):
-        raise Refusal(message)
+        raise Refusal(re.sub(r"^argument (--\w+)(/--[\w-]+)*", r"\1", message))
 
     def flag(self, name: str) -> argparse.Action | None:
         return self._option_string_actions.get(f"--{name}")
@@ -116,7 +116,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults without the noise of `None` and of dashed spellings."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").strip()
+        text = (action.help or "").strip().replace("%", "%%").replace("%%(default)", "%(default)")
         shown = action.default not in (None, argparse.SUPPRESS, [], "") and "%(default)" not in text
         return f"{text} (default: %(default)s)" if shown and action.option_strings else text
 

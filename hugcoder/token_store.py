@@ -23,7 +23,7 @@ from hugcoder.codec import Codec
 from hugcoder.files import atomic, read_manifest
 from hugcoder.refusal import Refusal
 
-LINE_BLOCK = 32
+LINE_BLOCK = 16
 DOCUMENT_COLUMNS = ("uid", "num_tokens", "num_bytes", "source", "repo", "path", "language")
 ENCODE_BATCH_BYTES = 4 << 20
 

@@ -1,0 +1,252 @@
+"""train.py through its real main(): it runs, resumes, finishes, continues a model and refuses."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+import train
+from hugcoder.refusal import Refusal
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps its state in the process; a run must not see the one before it."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def words(store, model_config, tmp_path):
+    """A command line of a tiny run, as a dictionary to change."""
+    return {
+        "config_file": model_config,
+        "token_store": store,
+        "output_dir": tmp_path / "run",
+        "max_seq_length": 128,
+        "max_steps": 8,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "eval_steps": 4,
+        "save_steps": 4,
+        "held_out_rows": 8,
+        "dataloader_num_workers": 0,
+    }
+
+
+def run(words: dict) -> list[dict]:
+    """Run main() and return the lines of metrics.jsonl."""
+    train.main([part for name, value in words.items() for part in (f"--{name}", str(value))])
+    return read_metrics(words["output_dir"])
+
+
+def read_metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(metrics: list[dict]) -> dict[int, float]:
+    return {line["step"]: line["train/loss"] for line in metrics if "train/loss" in line}
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_run_learns_scores_held_out_rows_and_leaves_a_model_others_can_open(words):
+    metrics = run(words)
+    by_step = losses(metrics)
+    assert list(by_step) == list(range(1, 9))
+    assert by_step[8] < by_step[1] - 0.3
+    logged = {name: value for line in metrics for name, value in line.items()}
+    for name in ("loss_ar", "loss_middle", "grad_norm", "learning_rate", "tokens_per_second"):
+        assert logged[f"train/{name}"] > 0
+    assert 0.2 < logged["train/share_fim"] < 0.8
+    scored = [line for line in metrics if "eval/bits_per_byte" in line]
+    assert [line["step"] for line in scored] == [4, 8]
+    assert scored[1]["eval/bits_per_byte"] < scored[0]["eval/bits_per_byte"]
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    folder = words["output_dir"] / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["use_cache"] is True
+    assert config["rope_theta"] == 10000.0
+    assert model.config.vocab_size % 128 == 0
+    ids = tokenizer("def f(", return_tensors="pt")
+    assert torch.isfinite(model(**ids).logits).all()
+    stops = tokenizer.convert_ids_to_tokens(GenerationConfig.from_pretrained(folder).eos_token_id)
+    assert {"<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"} <= set(
+        stops
+    )
+
+
+def test_a_resumed_run_has_the_losses_and_weights_of_the_unbroken_run(words, tmp_path):
+    unbroken = losses(run(words))
+    resumed_words = words | {"output_dir": tmp_path / "resumed"}
+    shutil.copytree(words["output_dir"] / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    resumed = losses(run(resumed_words))
+    assert resumed == {step: loss for step, loss in unbroken.items() if step > 4}
+    before, after = weights(words["output_dir"]), weights(tmp_path / "resumed")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_with_muon_resumes_exactly_too(words, tmp_path):
+    words |= {"use_muon": True, "max_steps": 6, "save_steps": 3}
+    unbroken = losses(run(words))
+    shutil.copytree(words["output_dir"] / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    resumed = losses(run(words | {"output_dir": tmp_path / "resumed"}))
+    assert resumed == {step: loss for step, loss in unbroken.items() if step > 3}
+
+
+def test_resuming_cuts_metrics_back_and_skips_a_torn_checkpoint(words):
+    first = losses(run(words))
+    folder = words["output_dir"]
+    shutil.rmtree(folder / "model")
+    (
+        folder / "checkpoint-8" / "optimizer.pt"
+    ).unlink()  # as a kill in the middle of saving leaves it
+    assert losses(run(words)) == first
+
+
+def test_a_finished_run_is_not_run_again(words):
+    run(words | {"max_steps": 2})
+    before = (words["output_dir"] / "metrics.jsonl").read_text()
+    run(words | {"max_steps": 2})
+    assert (words["output_dir"] / "metrics.jsonl").read_text() == before
+
+
+def test_workers_and_accumulation_do_not_change_the_losses(words, tmp_path):
+    plain = losses(run(words | {"max_steps": 3}))
+    split = words | {
+        "max_steps": 3,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 4,
+        "dataloader_num_workers": 2,
+        "output_dir": tmp_path / "split",
+    }
+    accumulated = losses(run(split))
+    assert accumulated == pytest.approx(plain, rel=1e-5)
+
+
+def test_pretraining_continues_from_a_model_folder(words, tmp_path):
+    first = losses(run(words))
+    del words["config_file"]
+    words |= {"model_name_or_path": words["output_dir"] / "model", "output_dir": tmp_path / "next"}
+    assert losses(run(words))[1] < first[1] - 0.3
+
+
+def test_epochs_settle_the_number_of_steps_and_cosine_ends_at_its_floor(words):
+    words |= {"num_train_epochs": 0.02, "lr_scheduler_type": "cosine", "min_lr_ratio": 0.1}
+    del words["max_steps"]
+    metrics = run(words)
+    rates = [line["train/learning_rate"] for line in metrics if "train/learning_rate" in line]
+    assert len(rates) >= 2
+    assert rates[-1] < 0.5 * max(rates)
+
+
+def test_wandb_writes_an_offline_run(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(words | {"max_steps": 2, "report_to": "wandb"})
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_tensorboard_writes_its_events(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    run(words | {"max_steps": 2, "report_to": "tensorboard"})
+    assert list((tmp_path / "events").rglob("events.out.tfevents.*"))
+
+
+def test_a_nan_ends_the_run_with_a_sentence_and_stays_in_the_log(words):
+    with pytest.raises(Refusal, match=r"is nan at step \d+: the weights are lost"):
+        run(words | {"learning_rate": "1e30", "max_grad_norm": "1e30", "warmup_steps": 0})
+    last = read_metrics(words["output_dir"])[-1]
+    assert not all(map(math.isfinite, last.values()))
+
+
+def test_a_checkpoint_of_another_model_is_refused(words, tmp_path, model_config):
+    run(words | {"max_steps": 4})
+    config = json.loads(model_config.read_text()) | {"hidden_size": 32, "head_dim": 8}
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(config))
+    checkpoint = words["output_dir"] / "checkpoint-4"
+    with pytest.raises(Refusal, match="belongs to another run: its model is"):
+        run(
+            words
+            | {
+                "config_file": other,
+                "output_dir": tmp_path / "other",
+                "resume_from_checkpoint": checkpoint,
+            }
+        )
+
+
+def test_another_fim_rate_over_an_interrupted_run_is_refused_with_both_values(words):
+    run(words | {"max_steps": 4})
+    shutil.rmtree(words["output_dir"] / "model")
+    with pytest.raises(Refusal, match=r"fim_rate is 0\.5, now it is 0\.9"):
+        run(words | {"fim_rate": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"max_seq_length": 32}, "max_seq_length 32 is too small"),
+        (
+            {"max_seq_length": 512},
+            "max_seq_length 512 exceeds the model's max_position_embeddings 256",
+        ),
+        ({"fim_rate": 1.5}, "fim_rate 1.5 is not a probability"),
+        ({"fim_spans": "line=1 ast=1"}, "fim_spans"),
+        ({"mixture": "cobol=2"}, "mixture names cobol"),
+        ({"token_store": "nowhere"}, "nowhere is not a complete token store"),
+        ({"config_file": "nowhere.json"}, "config_file nowhere.json does not exist"),
+        ({"tokenizer": "nowhere"}, "nowhere has no tokenizer|no tokenizer in nowhere"),
+        ({"attn_implementation": "flash_attention_2"}, "needs a GPU and there is none"),
+        ({"max_steps": 0}, "max_steps 0 is no number of steps"),
+        ({"ignore_data_skip": True}, "ignore_data_skip True is not possible here"),
+        ({"resume_from_checkpoint": "nowhere"}, "nowhere is not a complete checkpoint"),
+        ({"decay_ratio": 3}, "decay_ratio 3.0 is not a share"),
+        ({"output_dir": ""}, "output_dir"),
+        ({"learning_rate": "fast"}, "learning_rate: invalid float value: 'fast'"),
+        ({"model_name_or_path": "x"}, "give exactly one"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_sentence(words, changes, sentence):
+    with pytest.raises(Refusal, match=sentence) as refusal:
+        run(words | changes)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_store_of_another_tokenizer_is_refused(words, tokenizer, tmp_path):
+    other = tmp_path / "tokenizer"
+    shutil.copytree(tokenizer, other)
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text + "\n")
+    with pytest.raises(Refusal, match="was made with another tokenizer"):
+        run(words | {"tokenizer": other})
+
+
+def test_the_command_line_ends_in_a_sentence_and_exit_code_2(capsys, monkeypatch):
+    from hugcoder.refusal import entry_point
+
+    monkeypatch.setattr("sys.argv", ["train.py", "--fim_rat", "0.5"])
+    with pytest.raises(SystemExit) as end:
+        entry_point(train.main)()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "train.py: error: unknown setting '--fim_rat' on the command line. "
+        "Did you mean 'fim_rate'?\n"
+    )

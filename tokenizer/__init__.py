@@ -1,0 +1,3 @@
+"""Training, checking and measuring byte-level BPE tokenizers for code; run as `python -m
+tokenizer`.
+"""

@@ -1,0 +1,123 @@
+"""Train a tokenizer on a curated corpus, or measure one.
+
+    python -m tokenizer configs/recipes/tokenizer.yaml --corpus data/quickstart \\
+        --output_dir data/quickstart-tokenizer
+    python -m tokenizer measure --tokenizer data/quickstart-tokenizer --corpus data/quickstart
+
+The output folder is complete when its manifest.json is there; a complete one is kept, an unfinished
+one is made again.
+"""
+
+import logging
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hugcoder.corpus import TRAIN, manifest_of
+from hugcoder.files import MANIFEST, file_sha256, read_manifest, write_json
+from hugcoder.recipe import parse
+from hugcoder.refusal import Refusal, entry_point
+from tokenizer.arguments import MeasureArguments, TokenizerArguments
+from tokenizer.check import check_folder
+from tokenizer.measure import measure
+from tokenizer.sample import plan_sample
+from tokenizer.train import FILES, save, train
+
+KIND = "tokenizer"
+TRAIN_DESCRIPTION = (
+    "Train a byte-level BPE tokenizer for code on a corpus. To measure one: "
+    "python -m tokenizer measure --help."
+)
+MEASURE_DESCRIPTION = (
+    "Measure a tokenizer on a corpus: bytes per token, tokens per word-like unit, losslessness. "
+    "Exit code 1 when a text does not come back byte for byte."
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if words[:1] == ["measure"]:
+        measure_main(words[1:])
+    else:
+        train_main(words)
+
+
+def train_main(argv: list[str]) -> None:
+    args = parse([TokenizerArguments], argv, description=TRAIN_DESCRIPTION)
+    corpus, folder = Path(args.corpus), Path(args.output_dir)
+    manifest_of(corpus)
+    identity = identity_of(args)
+    if is_kept(folder, identity):
+        print(f"{folder} is complete and was made with these settings; kept.")
+        return
+    started = time.perf_counter()
+    plan = plan_sample(corpus, TRAIN, args.sample_bytes, args.max_document_bytes, args.seed)
+    tokenizer, sample = train(plan, args.vocab_size, args.pattern)
+    fingerprint = save(tokenizer, folder)
+    check_folder(folder, tokenizer)
+    manifest = {
+        "kind": KIND,
+        **identity,
+        "sample": sample,
+        "tokenizer_sha256": fingerprint,
+        "seconds": round(time.perf_counter() - started, 1),
+        "versions": {"tokenizers": version("tokenizers"), "transformers": version("transformers")},
+    }
+    write_json(folder / MANIFEST, manifest)
+    num_bytes = sum(entry["bytes"] for entry in sample.values())
+    print(
+        f"{folder}: {args.vocab_size:,} tokens learned from {num_bytes / 1e6:,.1f} MB in "
+        f"{len(sample)} languages, {manifest['seconds']:.1f} s"
+    )
+
+
+def measure_main(argv: list[str]) -> None:
+    """Exit code 1 when a text does not come back byte for byte."""
+    args = parse([MeasureArguments], argv, description=MEASURE_DESCRIPTION, positional="tokenizer")
+    if measure(args)["round_trip_failures"]:
+        sys.exit(1)
+
+
+def identity_of(args: TokenizerArguments) -> dict[str, Any]:
+    """Whatever decides the tokenizer: every setting but the folders, and the corpus's manifest."""
+    settings = asdict(args)
+    del settings["output_dir"]
+    corpus = Path(settings.pop("corpus"))
+    return settings | {"corpus_sha256": file_sha256(corpus / MANIFEST)}
+
+
+def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether the folder already holds this very tokenizer.
+
+    Raises: Refusal when it holds another one, or files that are not ours to overwrite.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        foreign = sorted({path.name for path in folder.glob("[!.]*")} - set(FILES))
+        if foreign:
+            raise Refusal(
+                f"{folder} holds {foreign[0]}, which is no part of a tokenizer; give an output_dir "
+                f"that is empty or new."
+            )
+        return False
+    if manifest.get("kind") != KIND:
+        raise Refusal(f"{folder} holds a complete {manifest.get('kind')}; give another output_dir.")
+    differing = [
+        f"{name} {manifest.get(name)} there, {value} now"
+        for name, value in identity.items()
+        if manifest.get(name) != value
+    ]
+    if differing:
+        raise Refusal(
+            f"{folder} holds a complete tokenizer made with other settings ({'; '.join(differing)}"
+            f"); give another output_dir or delete the folder."
+        )
+    return True
+
+
+if __name__ == "__main__":
+    entry_point(main)()

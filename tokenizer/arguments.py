@@ -1,0 +1,95 @@
+"""The settings of `python -m tokenizer` and `python -m tokenizer measure`.
+
+Holds the dataclasses that hugcoder.recipe parses and their checks; no work.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hugcoder.refusal import Refusal
+from hugcoder.special_tokens import NUM_SPECIAL_TOKENS
+
+NUM_BYTES = 256
+MIN_VOCAB_SIZE = NUM_SPECIAL_TOKENS + NUM_BYTES
+
+
+@dataclass
+class TokenizerArguments:
+    """What the tokenizer is trained on and how large it becomes."""
+
+    corpus: str = field(
+        metadata={"help": "folder of a corpus made by `python -m data_prep`; its train split"}
+    )
+    output_dir: str = field(metadata={"help": "folder the tokenizer is written to"})
+    vocab_size: int = field(
+        default=49_152,
+        metadata={
+            "help": "tokens in the finished tokenizer, the 64 special ones and the 256 bytes "
+            "included; more make sequences shorter and embeddings larger"
+        },
+    )
+    pattern: Literal["standard", "compact"] = field(
+        default="standard",
+        metadata={
+            "help": "where merges may not cross: standard is the Qwen regex, which llama.cpp and "
+            "fast encoders know; compact lets punctuation carry the newline and the indentation "
+            "that follow: 6 to 8 percent fewer tokens, its effect on a model not measured"
+        },
+    )
+    sample_bytes: int = field(
+        default=200_000_000,
+        metadata={
+            "help": "bytes of text that are learned from, shared equally by the languages; time "
+            "grows with it, a CPU-second for about 2 MB"
+        },
+    )
+    max_document_bytes: int = field(
+        default=100_000,
+        metadata={
+            "help": "bytes of one file that count; the rest is cut off, so that no generated file "
+            "buys itself tokens"
+        },
+    )
+    seed: int = field(
+        default=0, metadata={"help": "chooses which files are learned from; any integer"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < MIN_VOCAB_SIZE:
+            raise Refusal(
+                f"vocab_size {self.vocab_size:,} is too small: {NUM_SPECIAL_TOKENS} special tokens "
+                f"and {NUM_BYTES} bytes come first; give at least {MIN_VOCAB_SIZE}."
+            )
+        check_positive(self, "sample_bytes", "max_document_bytes")
+
+
+@dataclass
+class MeasureArguments:
+    """What is measured and on what."""
+
+    tokenizer: str = field(
+        metadata={"help": "folder with a byte-level tokenizer.json; measure.json is written there"}
+    )
+    corpus: str = field(metadata={"help": "folder of a corpus made by `python -m data_prep`"})
+    split: Literal["held_out", "train"] = field(
+        default="held_out",
+        metadata={"help": "split to measure on; train holds the text it was learned from"},
+    )
+    max_bytes: int = field(
+        default=20_000_000,
+        metadata={"help": "bytes of text to measure on, shared equally by the languages"},
+    )
+    max_document_bytes: int = field(
+        default=1_000_000, metadata={"help": "bytes of one file that are measured"}
+    )
+    seed: int = field(default=0, metadata={"help": "chooses which files are measured; any integer"})
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_bytes", "max_document_bytes")
+
+
+def check_positive(arguments: TokenizerArguments | MeasureArguments, *names: str) -> None:
+    """Raises: Refusal when a setting that counts bytes is not at least 1."""
+    for name in names:
+        if getattr(arguments, name) < 1:
+            raise Refusal(f"{name} {getattr(arguments, name)} counts bytes; give at least 1.")

@@ -1,0 +1,133 @@
+"""Byte-level BPE from a balanced sample, and the folder it is saved as.
+
+No normalizer and no prefix space, so that every UTF-8 file comes back byte for byte. The special
+tokens have ids 0 to 63 in the order of hugcoder.special_tokens, the 256 bytes follow, then the
+merges. Holds no check of the result (check.py).
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from fim import STARCODER
+from hugcoder.files import atomic, file_sha256, write_json
+from hugcoder.refusal import Refusal
+from hugcoder.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
+from tokenizer.sample import SamplePlan, read_sample
+
+# Merges stay inside what one match covers. Both split every digit, so that a number has one
+# spelling. standard: the regex of cl100k with one digit, which is Qwen's, so llama.cpp encodes with
+# it (pre-tokenizer "qwen2"). compact: punctuation takes the newlines and the indentation behind it
+# along, as in `:\n        `.
+_START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
+PATTERNS = {
+    "standard": _START + r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "compact": _START + r"(?:\r?\n[ \t]*)*|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
+}
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "measure.json")
+
+# The trainer of tokenizers counts pairs in 32 bits and wraps in silence (huggingface/tokenizers
+# 2058). No pair occurs more often than there are bytes, so fewer bytes than this cannot wrap.
+MAX_SAMPLE_BYTES = 2**31 - 1
+MIN_PAIR_COUNT = 2  # a pair seen once is no pattern
+BATCH_DOCUMENTS = 256
+
+
+def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, dict[str, dict]]:
+    """Train on the documents of `plan`.
+
+    Returns: the tokenizer, and what it saw: language -> documents and bytes.
+    Raises: Refusal when the sample is too large for the trainer's counters or too small for the
+    vocabulary.
+    """
+    if plan.total_bytes > MAX_SAMPLE_BYTES:
+        raise Refusal(
+            f"the sample has {plan.total_bytes:,} bytes and the trainer counts pairs in 32 bits; "
+            f"give sample_bytes well below {MAX_SAMPLE_BYTES:,}."
+        )
+    tokenizer = untrained(pattern)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=MIN_PAIR_COUNT,
+        special_tokens=[
+            AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS
+        ],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+        # max_token_length stays unset: with it the trainer's counts can fall below zero
+        # (huggingface/tokenizers 2320), and long runs of one character are worth a token in code.
+    )
+    documents: Counter[str] = Counter()
+    num_bytes: Counter[str] = Counter()
+    tokenizer.train_from_iterator(_counted_batches(plan, documents, num_bytes), trainer)
+    reached = tokenizer.get_vocab_size(with_added_tokens=True)
+    if reached != vocab_size:
+        raise Refusal(
+            f"{plan.total_bytes:,} bytes of sample give {reached:,} tokens, not vocab_size "
+            f"{vocab_size:,}; give vocab_size {reached} or less, or a larger corpus or "
+            f"sample_bytes."
+        )
+    seen = {
+        language: {"documents": documents[language], "bytes": num_bytes[language]}
+        for language in sorted(documents)
+    }
+    return tokenizer, seen
+
+
+def untrained(pattern: str) -> Tokenizer:
+    """A byte-level BPE tokenizer without merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERNS[pattern]), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _counted_batches(
+    plan: SamplePlan, documents: Counter[str], num_bytes: Counter[str]
+) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for language, text in read_sample(plan):
+        documents[language] += 1
+        num_bytes[language] += len(text.encode("utf-8"))
+        batch.append(text)
+        if len(batch) == BATCH_DOCUMENTS:
+            yield batch
+            batch = []
+    yield batch
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> str:
+    """Write the files that transformers loads; the folder is complete only with a manifest.
+
+    The class must be PreTrainedTokenizerFast: GPT2Tokenizer and Qwen2Tokenizer replace the
+    pre-tokenizer in silence, and TokenizersBackend is refused by transformers 4, as is a list under
+    extra_special_tokens. split_special_tokens keeps its default (false), because chat templates
+    and prompts are text in which special tokens must become ids; source text is encoded by
+    hugcoder.codec, which disables them.
+
+    Returns: sha256 of tokenizer.json.
+    """
+    with atomic(folder / "tokenizer.json") as temporary:
+        tokenizer.save(str(temporary), pretty=True)
+    named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": STARCODER.pad}
+    additional = [token for token in SPECIAL_TOKENS if token not in named.values()]
+    special = named | {"additional_special_tokens": additional}
+    write_json(folder / "special_tokens_map.json", special)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **special,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 10**30,  # the model's context decides, not the tokenizer
+    }
+    write_json(folder / "tokenizer_config.json", config)
+    return file_sha256(folder / "tokenizer.json")
