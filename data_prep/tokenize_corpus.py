@@ -10,13 +10,14 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from hugcoder import corpus as corpora
 from hugcoder import token_store
 from hugcoder.codec import Codec
-from hugcoder.files import MANIFEST, file_sha256, read_manifest, write_json
+from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 
@@ -43,11 +44,11 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
     Raises: Refusal when `store` belongs to another corpus or tokenizer.
     """
     began = time.perf_counter()
-    corpora.manifest_of(corpus)
     codec = Codec(tokenizer)
     codec.fim_ids  # noqa: B018  refuses a tokenizer without fill-in-the-middle tokens, before any work
     origin = {
-        "corpus_sha256": file_sha256(corpus / MANIFEST),
+        "format": token_store.FORMAT,
+        "corpus_fingerprint": corpora.fingerprint(corpus),
         "tokenizer_sha256": codec.fingerprint,
     }
     if not _claim(store, origin):
@@ -75,15 +76,15 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
         )
 
 
-def _claim(store: Path, origin: dict[str, str]) -> bool:
+def _claim(store: Path, origin: dict[str, Any]) -> bool:
     """Mark the folder as ours; False when the same store is already complete in it."""
     claim = store / "origin.json"
     if claim.is_file() and (found := json.loads(claim.read_text())) != origin:
         name = next(name for name in origin if found.get(name) != origin[name])
+        before, now = str(found.get(name))[:12], str(origin[name])[:12]
         raise Refusal(
-            f"{store} was made with another {name.removesuffix('_sha256')} ({name} "
-            f"{str(found.get(name))[:12]}, now {origin[name][:12]}); delete it or give another "
-            f"--output_dir."
+            f"{store} was made with another {name.split('_')[0]} ({name} {before}, now {now}); "
+            "delete it or give another --output_dir."
         )
     if read_manifest(store) is not None:
         return False

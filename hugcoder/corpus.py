@@ -31,6 +31,11 @@ def manifest_of(corpus: Path) -> dict[str, Any]:
     return manifest
 
 
+def fingerprint(corpus: Path) -> str:
+    """A hash of the corpus's content: the same for the same files, however and whenever made."""
+    return manifest_of(corpus)["fingerprint"]
+
+
 def shards(corpus: Path, split: str) -> list[Path]:
     """The parquet files of one split, in order."""
     return sorted((corpus / split).glob("*.parquet"))

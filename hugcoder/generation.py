@@ -8,7 +8,6 @@ prompt that streams or for a left-padded batch; both give the same ids. Holds no
 Shapes: B prompts, T tokens of the longest prompt, V vocabulary.
 """
 
-import itertools
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -239,11 +238,15 @@ def stream_tokens(
     sampling: Sampling = GREEDY,
 ) -> Iterator[int]:
     """New ids one by one; the last one is a stop id unless `max_new_tokens` came first."""
-    for next_B in itertools.islice(_steps(model, [prompt], 0, sampling), max_new_tokens):
+    generator = torch.Generator(model.device).manual_seed(sampling.seed)
+    decoding = _Decoding(model, [prompt], pad=0)
+    for _ in range(max_new_tokens):
+        next_B = _choose(decoding.logits(), sampling, generator)
         index = int(next_B[0])
         yield index
         if index in stops:
             return
+        decoding.append(next_B)
 
 
 def complete_batch(
@@ -255,47 +258,66 @@ def complete_batch(
 ) -> list[list[int]]:
     """What greedy `stream_tokens` gives for each prompt, several at a time."""
     completions: list[list[int]] = [[] for _ in prompts]
-    is_open = [True] * len(prompts)
-    for next_B in itertools.islice(_steps(model, prompts, pad, GREEDY), max_new_tokens):
-        for row, index in enumerate(next_B.tolist()):
-            if is_open[row]:
+    decoding = _Decoding(model, prompts, pad)
+    rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
+    for _ in range(max_new_tokens):
+        next_B = decoding.logits().argmax(dim=-1)
+        for row, index in zip(rows, next_B.tolist(), strict=True):
+            if not completions[row] or completions[row][-1] not in stops:
                 completions[row].append(index)
-                is_open[row] = index not in stops
+        is_open = [completions[row][-1] not in stops for row in rows]
         if not any(is_open):
             break
+        decoding.append(next_B)
+        if sum(is_open) <= len(rows) // 2:  # most prompts end early, a few run to the limit
+            decoding.keep([place for place, flag in enumerate(is_open) if flag])
+            rows = [row for row, flag in zip(rows, is_open, strict=True) if flag]
     return completions
 
 
-@torch.inference_mode()
-def _steps(
-    model: "PreTrainedModel", prompts: list[list[int]], pad: int, sampling: Sampling
-) -> Iterator[torch.Tensor]:
-    """Endless [B] next ids of each prompt; the key-value cache holds what went before."""
-    generator = torch.Generator(model.device).manual_seed(sampling.seed)
-    width = max(len(prompt) for prompt in prompts)
-    paddings = [width - len(prompt) for prompt in prompts]
-    rows = [[pad] * n + prompt for n, prompt in zip(paddings, prompts, strict=True)]
-    ids_BT = torch.tensor(rows, device=model.device)
-    offset_B1 = torch.tensor(paddings, device=model.device)[:, None]
-    positions_BT = torch.arange(width, device=model.device)[None] - offset_B1
-    mask_BT = (positions_BT >= 0).long()
-    cache = None
-    while True:
-        output = model(
-            input_ids=ids_BT,
+class _Decoding:
+    """The key-value cache of a batch and the ids that are not in it yet."""
+
+    def __init__(self, model: "PreTrainedModel", prompts: list[list[int]], pad: int):
+        width = max(len(prompt) for prompt in prompts)
+        paddings = [width - len(prompt) for prompt in prompts]
+        rows = [[pad] * n + prompt for n, prompt in zip(paddings, prompts, strict=True)]
+        offset_B1 = torch.tensor(paddings, device=model.device)[:, None]
+        self.model = model
+        self.cache = None
+        self.ids_BT = torch.tensor(rows, device=model.device)
+        self.positions_BT = torch.arange(width, device=model.device)[None] - offset_B1
+        self.mask_BT = (self.positions_BT >= 0).long()
+        self.is_padded = any(paddings)
+
+    @torch.inference_mode()
+    def logits(self) -> torch.Tensor:
+        """[B, V] float32 logits of the next ids."""
+        output = self.model(
+            input_ids=self.ids_BT,
             # Without padding the mask is left out: attention is then plainly causal, and faster.
-            attention_mask=mask_BT if any(paddings) else None,
-            position_ids=positions_BT.clamp(min=0),
-            past_key_values=cache,
+            attention_mask=self.mask_BT if self.is_padded else None,
+            position_ids=self.positions_BT.clamp(min=0),
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = output.past_key_values
-        next_B = _choose(output.logits[:, -1].float(), sampling, generator)
-        yield next_B
-        ids_BT = next_B[:, None]
-        positions_BT = positions_BT[:, -1:] + 1
-        mask_BT = torch.nn.functional.pad(mask_BT, (0, 1), value=1)
+        self.cache = output.past_key_values
+        return output.logits[:, -1].float()
+
+    def append(self, next_B: torch.Tensor) -> None:
+        """Go on with these ids."""
+        self.ids_BT = next_B[:, None]
+        self.positions_BT = self.positions_BT[:, -1:] + 1
+        self.mask_BT = torch.nn.functional.pad(self.mask_BT, (0, 1), value=1)
+
+    def keep(self, places: list[int]) -> None:
+        """Drop all rows of the batch but these."""
+        places_B = torch.tensor(places, device=self.ids_BT.device)
+        self.ids_BT, self.positions_BT, self.mask_BT = (
+            tensor[places_B] for tensor in (self.ids_BT, self.positions_BT, self.mask_BT)
+        )
+        self.cache.batch_select_indices(places_B)
 
 
 def _choose(

@@ -33,7 +33,7 @@ def run_identity(
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
     return {
         "tokenizer": store_manifest["tokenizer_sha256"][:16],
-        "corpus": store_manifest["corpus_sha256"][:16],
+        "corpus": store_manifest["corpus_fingerprint"][:16],
         "model": digest[:16],
         **json.loads(json.dumps(settings)),
     }

@@ -23,6 +23,7 @@ from hugcoder.codec import Codec
 from hugcoder.files import atomic, read_manifest
 from hugcoder.refusal import Refusal
 
+FORMAT = 1  # of the files below; raised when they change
 LINE_BLOCK = 16
 DOCUMENT_COLUMNS = ("uid", "num_tokens", "num_bytes", "source", "repo", "path", "language")
 ENCODE_BATCH_BYTES = 4 << 20
@@ -126,6 +127,11 @@ def manifest_of(store: Path) -> dict[str, Any]:
             f"{store} is not a complete token store (no manifest of one); make it with "
             f"`python -m data_prep tokenize --corpus CORPUS --tokenizer TOKENIZER --output_dir "
             f"{store}`."
+        )
+    if manifest["format"] != FORMAT:
+        raise Refusal(
+            f"{store} has format {manifest['format']}, this program reads {FORMAT}; delete it and "
+            "tokenize the corpus again."
         )
     return manifest
 

@@ -40,7 +40,13 @@ def write_corpus(folder: Path, rows: dict[str, list[dict]]) -> Path:
         table = pyarrow.Table.from_pylist(split_rows)
         pyarrow.parquet.write_table(table, folder / split / "00000.parquet")
     sizes = {s: {"files": len(r), "bytes": sum(x["size"] for x in r)} for s, r in rows.items()}
-    write_json(folder / "manifest.json", {"kind": "corpus", "languages": {"python": sizes}})
+    blobs = "".join(row["blob_sha"] for split_rows in rows.values() for row in split_rows)
+    manifest = {
+        "kind": "corpus",
+        "fingerprint": hashlib.sha256(blobs.encode()).hexdigest(),
+        "languages": {split: {"python": size} for split, size in sizes.items()},
+    }
+    write_json(folder / "manifest.json", manifest)
     return folder
 
 
@@ -114,10 +120,11 @@ def store(corpus, tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_config(tmp_path_factory) -> Path:
-    """A Llama of two layers, 64 wide."""
+    """A Qwen3 of two layers, 64 wide."""
     path = tmp_path_factory.mktemp("model") / "config.json"
     config = {
-        "model_type": "llama",
+        "model_type": "qwen3",
+        "head_dim": 16,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hugcoder.corpus import TRAIN, manifest_of
-from hugcoder.files import MANIFEST, file_sha256, read_manifest, write_json
+from hugcoder import corpus as corpora
+from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 from tokenizer.arguments import MeasureArguments, TokenizerArguments
@@ -49,13 +49,12 @@ def main(argv: list[str] | None = None) -> None:
 def train_main(argv: list[str]) -> None:
     args = parse([TokenizerArguments], argv, description=TRAIN_DESCRIPTION)
     corpus, folder = Path(args.corpus), Path(args.output_dir)
-    manifest_of(corpus)
     identity = identity_of(args)
     if is_kept(folder, identity):
         print(f"{folder} is complete and was made with these settings; kept.")
         return
     started = time.perf_counter()
-    plan = plan_sample(corpus, TRAIN, args.sample_bytes, args.max_document_bytes, args.seed)
+    plan = plan_sample(corpus, corpora.TRAIN, args.sample_bytes, args.max_document_bytes, args.seed)
     tokenizer, sample = train(plan, args.vocab_size, args.pattern)
     fingerprint = save(tokenizer, folder)
     check_folder(folder, tokenizer)
@@ -83,11 +82,11 @@ def measure_main(argv: list[str]) -> None:
 
 
 def identity_of(args: TokenizerArguments) -> dict[str, Any]:
-    """Whatever decides the tokenizer: every setting but the folders, and the corpus's manifest."""
+    """Whatever decides the tokenizer: every setting but the folders, and the corpus's content."""
     settings = asdict(args)
     del settings["output_dir"]
-    corpus = Path(settings.pop("corpus"))
-    return settings | {"corpus_sha256": file_sha256(corpus / MANIFEST)}
+    fingerprint = corpora.fingerprint(Path(settings.pop("corpus")))
+    return settings | {"corpus_fingerprint": fingerprint}
 
 
 def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
