@@ -72,7 +72,8 @@ class CheckpointCodec(Codec):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens left out; the inverse of `encode`."""
         if self.is_byte_level:
-            return super().decode(ids)
+            # A model's vocabulary is padded: the ids behind the tokenizer's stand for nothing.
+            return super().decode(index for index in ids if index < len(self.token_bytes))
         text = self._tokenizer.decode([*self._anchor_ids, *ids], skip_special_tokens=True)
         return text[text.index(self.ANCHOR) + len(self.ANCHOR) :]
 

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from transformers.hf_argparser import HfArgumentParser
 
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import Refusal, program_name
 
 COMMAND_LINE = "the command line"
 
@@ -79,7 +79,12 @@ class _Parser(HfArgumentParser):
 
     def __init__(self, groups: Sequence[type], description: str):
         super().__init__(
-            groups, description=description, allow_abbrev=False, formatter_class=_HelpFormatter
+            groups,
+            prog=program_name(),
+            usage="%(prog)s [RECIPE.yaml ...] [--setting value ...]",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
         )
         self._action_groups.sort(key=lambda group: "transformers" in (group.title or ""))
 

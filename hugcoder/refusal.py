@@ -9,16 +9,10 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-DISK_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EPERM,
-    errno.EFBIG,
-    errno.ENAMETOOLONG,
-}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ACCESS = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 
 class Refusal(ValueError):
@@ -42,19 +36,29 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            _end(
-                f"{os.strerror(error.errno)}{where}. Make room or give another folder, then run "
-                f"the same command."
-            )
+            _end(_sentence_for(error))
         except KeyboardInterrupt:
             sys.exit(130)
 
     return wrapped
 
 
+def _sentence_for(error: OSError) -> str:
+    """What to do about a full or forbidden disk; any other error goes on as it is."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in NO_ROOM:
+        return f"{os.strerror(error.errno)}{where}: make room, then run the same command to go on."
+    if error.errno in NO_ACCESS:
+        return f"{os.strerror(error.errno)}{where}: give a folder that may be read and written."
+    raise error
+
+
+def program_name() -> str:
+    """How the user called this program: train.py, or python -m data_prep."""
+    path = Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
 def _end(sentence: str) -> None:
-    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {sentence}\n")
+    sys.stderr.write(f"{program_name()}: error: {sentence}\n")
     sys.exit(2)

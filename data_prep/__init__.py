@@ -1,0 +1,4 @@
+"""Corpus curation: repositories in, one deduplicated corpus split by repository out.
+
+Run it with `python -m data_prep`; the steps are in data_prep.pipeline.
+"""

@@ -1,0 +1,38 @@
+"""`python -m data_prep`: repositories to a curated corpus; `python -m data_prep tokenize`: to
+tokens.
+
+    python -m data_prep configs/corpora/quickstart.yaml --output_dir data/quickstart
+    python -m data_prep tokenize --corpus data/quickstart --tokenizer data/quickstart-tokenizer \
+        --output_dir data/quickstart-tokens
+
+Imports nothing heavy: worker processes import this file again.
+"""
+
+import sys
+
+from hugcoder.refusal import entry_point
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["tokenize"]:
+        from data_prep.tokenize_corpus import main as tokenize
+
+        return tokenize(words[1:])
+
+    import logging
+
+    from data_prep.arguments import CorpusArguments
+    from data_prep.pipeline import build_corpus
+    from data_prep.report import table_text
+    from hugcoder.recipe import parse
+
+    arguments = parse([CorpusArguments], words, description="Curate repositories into a corpus.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    manifest = build_corpus(arguments)
+    print(table_text(manifest))
+    print(f"\n{arguments.output_dir} is complete ({manifest['seconds']} s).")
+
+
+if __name__ == "__main__":
+    entry_point(main)()

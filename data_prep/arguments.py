@@ -1,0 +1,73 @@
+"""The settings of `python -m data_prep`. Holds no defaults of single sources
+(data_prep.sources)."""
+
+import os
+from dataclasses import dataclass, field
+
+from data_prep.languages import check_languages
+from hugcoder.refusal import Refusal
+
+
+@dataclass
+class CorpusArguments:
+    """From where to where, and what is kept."""
+
+    sources: list[str] = field(
+        metadata={
+            "help": 'Where files come from, each as JSON ({"type": "python"}) or words '
+            "(type=folder,path=src). Types: folder, git, python, parquet, jsonl, hub. The order "
+            "counts: of identical files the first found stays."
+        }
+    )
+    output_dir: str = field(
+        metadata={"help": "Folder of the corpus; holds train/, held_out/ and manifest.json."}
+    )
+    languages: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Languages that are kept; none given keeps every known one."},
+    )
+    held_out_fraction: float = field(
+        default=0.05,
+        metadata={"help": "Share of the repositories that training never sees, 0 to below 1."},
+    )
+    held_out_repositories: int = field(
+        default=1,
+        metadata={"help": "Least number of repositories that training never sees."},
+    )
+    max_file_bytes: int = field(
+        default=1_000_000,
+        metadata={"help": "Files of more bytes are dropped without being read."},
+    )
+    max_bytes: int = field(
+        default=0,
+        metadata={
+            "help": "Bytes of content in the whole corpus; more is thinned out by hash, file by "
+            "file (0 keeps all)."
+        },
+    )
+    shard_bytes: int = field(
+        default=64_000_000, metadata={"help": "Bytes of content in one parquet file."}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Chooses the held-out repositories and what max_bytes keeps."}
+    )
+    num_workers: int = field(
+        default=0, metadata={"help": "Processes; 0 takes one per core. Never changes the result."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_fraction < 1:
+            raise Refusal(
+                f"held_out_fraction {self.held_out_fraction} is not a share; give 0 to below 1."
+            )
+        for name in ("held_out_repositories", "max_bytes", "num_workers"):
+            if getattr(self, name) < 0:
+                raise Refusal(f"{name} {getattr(self, name)} is negative; give 0 or more.")
+        for name in ("max_file_bytes", "shard_bytes"):
+            if getattr(self, name) < 1:
+                raise Refusal(f"{name} {getattr(self, name)} is too small; give 1 or more.")
+        check_languages(self.languages)
+
+    @property
+    def worker_count(self) -> int:
+        return self.num_workers or len(os.sched_getaffinity(0))

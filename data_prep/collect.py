@@ -1,0 +1,127 @@
+"""The first pass: read the files of one chunk, filter them, keep the rest in a parquet of its own.
+
+Runs in worker processes. A chunk is done when its .json of counts is there, which is written last;
+its name holds a hash of the listing, the settings and this package's code, so that a run that was
+cut off goes on where it stopped and never uses what another run would not have made.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.counts import Counts
+from data_prep.document import Document, RawFile
+from data_prep.filters import FILTERS
+from data_prep.languages import language_of
+from data_prep.sources import Chunk, read_chunk
+from hugcoder.corpus import COLUMNS
+from hugcoder.files import atomic, write_json
+
+ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The settings that decide on a file by itself. Sizes in bytes; no languages means all."""
+
+    languages: tuple[str, ...]
+    max_file_bytes: int
+
+    def fingerprint(self) -> str:
+        """Hash of these settings and of the code that applies them."""
+        digest = hashlib.sha256(repr(self).encode())
+        for file in sorted(Path(__file__).parent.rglob("*.py")):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+
+def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
+    """Filter one chunk into `target` (.parquet) and count it, unless that is done already."""
+    done = target.with_suffix(".json")
+    if done.is_file():
+        return Counts.from_json(json.loads(done.read_text(encoding="utf-8")))
+    counts = Counts()
+    with atomic(target) as temporary:
+        writer = _RowWriter(temporary)
+        for raw in read_chunk(chunk):
+            outcome = examine(raw, chunk.source, rules)
+            if isinstance(outcome, Document):
+                writer.write(outcome)
+            _count(counts, raw, outcome)
+        writer.close()
+    write_json(done, counts.as_json())
+    return counts
+
+
+def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, int]:
+    """The document, or the reason why it is dropped and the bytes it had."""
+    language = raw.language or language_of(raw.path)
+    if reason := raw.reason or _reason_unread(raw.size, language, rules):
+        return reason, raw.size
+    try:
+        data = raw.load()
+    except (FileNotFoundError, PermissionError):  # it went away since it was listed, or is private
+        return "unreadable", raw.size
+    document = Document(source, raw.repo, raw.path, language, raw.license, raw.commit, data)
+    for rule in FILTERS:
+        if reason := rule(document):
+            return reason, document.size
+    return document
+
+
+def _reason_unread(size: int, language: str, rules: Rules) -> str | None:
+    if not language:
+        return "unknown_language"
+    if rules.languages and language not in rules.languages:
+        return "other_language"
+    return "too_large" if size > rules.max_file_bytes else None
+
+
+def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:
+    if isinstance(outcome, Document):
+        counts.read.add(1, outcome.size)
+        counts.kept.add(1, outcome.size)
+        return
+    reason, size = outcome
+    counts.read.add(1, size)
+    name = f"{raw.repo}/{raw.path}".encode("utf-8", "backslashreplace").decode()
+    counts.drop(reason, 1, size, [name])
+
+
+class _RowWriter:
+    """Documents to one parquet file, a row group in memory at a time."""
+
+    def __init__(self, path: Path):
+        import pyarrow.parquet
+
+        self._writer = pyarrow.parquet.ParquetWriter(path, schema(), compression="lz4")
+        self._rows: list[dict[str, Any]] = []
+        self._num_bytes = 0
+
+    def write(self, document: Document) -> None:
+        self._rows.append({column: getattr(document, column) for column in COLUMNS})
+        self._num_bytes += document.size
+        if self._num_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=schema()))
+        self._rows, self._num_bytes = [], 0
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+
+def schema():
+    """The columns of a corpus as a pyarrow schema: strings, and `size` in bytes."""
+    import pyarrow
+
+    return pyarrow.schema(
+        [(name, pyarrow.int64() if name == "size" else pyarrow.string()) for name in COLUMNS]
+    )

@@ -1,0 +1,226 @@
+"""From sources to a corpus: collect and filter, deduplicate, split, write, account.
+
+Memory is bounded by the columns of data_prep.table_of_files, whatever the content. The order of the
+corpus is the listing order (source, repository, path), so one worker and many write the same bytes.
+Intermediate chunks lie in <output_dir>/.work until the manifest is written.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.arguments import CorpusArguments
+from data_prep.collect import Rules, collect_chunk
+from data_prep.counts import Counts
+from data_prep.dedup import group_contents, owns_content, winners
+from data_prep.report import account
+from data_prep.shards import plan_shards, write_shard
+from data_prep.sources import Chunk, Source, list_chunks, parse_sources
+from data_prep.split import choose_held_out, keyed_hash, num_held_out
+from data_prep.table_of_files import FileTable, load_table
+from data_prep.workers import run_tasks
+from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN
+from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+WORK = ".work"
+NOT_IN_RECIPE = ("output_dir", "num_workers")  # they do not change what the corpus holds
+
+
+def build_corpus(arguments: CorpusArguments) -> dict[str, Any]:
+    """Make the corpus of `arguments` and return its manifest; a complete one is not made again.
+
+    Raises: Refusal when the sources, the split or the output folder cannot be used.
+    """
+    started = time.monotonic()
+    output_dir = Path(arguments.output_dir)
+    recipe = recipe_of(arguments)
+    if (complete := read_manifest(output_dir)) is not None:
+        return _same_corpus(output_dir, complete, recipe)
+    _check_output_dir(output_dir)
+    sources = parse_sources(arguments.sources)
+    counts, chunks = collect(sources, arguments, output_dir / WORK)
+    table = load_table(chunks)
+    if not len(table):
+        raise Refusal(_nothing_usable(counts))
+    is_held_out, stays = choose(table, arguments, counts)
+    written = write_shards(table, is_held_out, stays, chunks, arguments)
+    counts.check()
+    manifest = {
+        "kind": "corpus",
+        "recipe": recipe,
+        **account(table, is_held_out, stays, counts),
+        "shards": written,
+        "fingerprint": _fingerprint(written),
+        "versions": {"python": platform.python_version(), **_versions("pyarrow", "numpy")},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(output_dir / MANIFEST, manifest)
+    shutil.rmtree(output_dir / WORK)
+    return manifest
+
+
+def recipe_of(arguments: CorpusArguments) -> dict[str, Any]:
+    """The arguments that decide what the corpus holds."""
+    recipe = {name: v for name, v in asdict(arguments).items() if name not in NOT_IN_RECIPE}
+    recipe["sources"] = [asdict(source) for source in parse_sources(arguments.sources)]
+    return recipe
+
+
+def _same_corpus(
+    output_dir: Path, complete: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a corpus that is there. Raises: Refusal when other arguments made it."""
+    if complete.get("kind") != "corpus":
+        raise Refusal(
+            f"output_dir {output_dir} holds a complete {complete.get('kind')}; give another."
+        )
+    there = complete["recipe"]
+    if there == recipe:
+        logger.info("%s is complete and of the same recipe; nothing to do", output_dir)
+        return complete
+    names = [name for name in recipe if there.get(name) != recipe[name]]
+    differences = "; ".join(
+        f"{name} is {json.dumps(there.get(name))} there and {json.dumps(recipe[name])} here"
+        for name in names
+    )
+    raise Refusal(
+        f"{output_dir} holds a corpus made with other settings ({differences}); give another "
+        "--output_dir or delete that folder."
+    )
+
+
+def _check_output_dir(output_dir: Path) -> None:
+    """Raises: Refusal for a place whose content is not ours to replace."""
+    if not output_dir.exists():
+        return
+    is_ours = output_dir.is_dir() and (output_dir / WORK).is_dir()
+    if not is_ours and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+        raise Refusal(
+            f"output_dir {output_dir} holds something that is no corpus; give an empty or a new "
+            "folder."
+        )
+
+
+def collect(
+    sources: list[Source], arguments: CorpusArguments, work: Path
+) -> tuple[Counts, list[Path]]:
+    """Filter every file of the sources into chunk files; returns the counts and the chunk files."""
+    from tqdm import tqdm
+
+    rules = Rules(tuple(sorted(arguments.languages)), arguments.max_file_bytes)
+    settings = rules.fingerprint()
+    counts = Counts()
+    targets: list[Path] = []
+
+    def tasks() -> Iterator[tuple[Chunk, Rules, Path]]:
+        for source in sources:
+            for chunk in list_chunks(source):
+                targets.append(work / f"{len(targets):06d}-{chunk.key(settings)}.parquet")
+                yield chunk, rules, targets[-1]
+
+    with tqdm(desc="reading", unit=" files", unit_scale=True, disable=None) as bar:
+        for part in run_tasks(collect_chunk, tasks(), arguments.worker_count):
+            counts.merge(part)
+            bar.update(part.read.files)
+    return counts, targets
+
+
+def choose(
+    table: FileTable, arguments: CorpusArguments, counts: Counts
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deduplicate, split and thin out.
+
+    Returns: [N] whether each file's repository is held out; [N] whether the file stays.
+    """
+    names = table.names["repo"]
+    content = group_contents(table.blob)
+    wanted = num_held_out(len(names), arguments.held_out_fraction, arguments.held_out_repositories)
+    owns = owns_content(content, table.repo, len(names))
+    chosen = choose_held_out(names, owns, wanted, arguments.seed)
+    is_held_out = np.isin(table.repo, np.array(sorted(chosen), dtype=np.int32))
+    stays = winners(content, is_held_out)
+    in_train = np.zeros(content.max() + 1, dtype=bool)
+    in_train[content[~is_held_out]] = True
+    leaks = is_held_out & in_train[content]
+    drop_rows(table, counts, "held_out_but_also_in_train", leaks)
+    drop_rows(table, counts, "duplicate", ~stays & ~leaks)
+    if arguments.max_bytes:
+        thinned = stays & ~_within(table, stays, arguments)
+        drop_rows(table, counts, "over_max_bytes", thinned)
+        stays &= ~thinned
+    return is_held_out, stays
+
+
+def _within(table: FileTable, stays: np.ndarray, arguments: CorpusArguments) -> np.ndarray:
+    """[N] whether a file is among the first max_bytes of those that stay, in hash order."""
+    files = np.flatnonzero(stays)
+    keys = [keyed_hash(arguments.seed, blob.tobytes()) for blob in table.blob[files]]
+    order = files[np.argsort(np.array(keys, dtype="S16"), kind="stable")]
+    fits = np.zeros(len(table), dtype=bool)
+    fits[order[np.cumsum(table.size[order]) <= arguments.max_bytes]] = True
+    return fits
+
+
+def drop_rows(table: FileTable, counts: Counts, reason: str, rows: np.ndarray) -> None:
+    """Move files that were kept so far to `reason`."""
+    num_files, num_bytes = int(rows.sum()), int(table.size[rows].sum())
+    counts.kept.add(-num_files, -num_bytes)
+    if num_files:
+        repos = dict.fromkeys(table.names["repo"][index] for index in table.repo[rows][:1000])
+        counts.drop(reason, num_files, num_bytes, [f"{repo}/" for repo in repos])
+
+
+def write_shards(
+    table: FileTable,
+    is_held_out: np.ndarray,
+    stays: np.ndarray,
+    chunks: list[Path],
+    arguments: CorpusArguments,
+) -> list[dict[str, Any]]:
+    """Write both splits; returns what the manifest says of each shard."""
+    from tqdm import tqdm
+
+    output_dir = Path(arguments.output_dir)
+    members = {TRAIN: stays & ~is_held_out, HELD_OUT: stays & is_held_out}
+    for split in SPLITS:  # shards of an earlier run that was cut off may be more than ours
+        shutil.rmtree(output_dir / split, ignore_errors=True)
+        (output_dir / split).mkdir(parents=True)
+    plans = [
+        plan
+        for split in SPLITS
+        for plan in plan_shards(table, np.flatnonzero(members[split]), split, arguments.shard_bytes)
+    ]
+    tasks = ((plan, chunks, output_dir) for plan in plans)
+    results = run_tasks(write_shard, tasks, min(arguments.worker_count, len(plans)))
+    return list(tqdm(results, desc="writing", unit=" shards", total=len(plans), disable=None))
+
+
+def _nothing_usable(counts: Counts) -> str:
+    reasons = ", ".join(
+        f"{reason} {drops.files:,} (such as {drops.samples[0]})"
+        for reason, drops in counts.largest_reasons()[:3]
+    )
+    found = f"{counts.read.files:,} files ({counts.read.bytes:,} bytes) were read"
+    return f"no usable file: {found}; dropped: {reasons or 'none'}. Check sources and languages."
+
+
+def _fingerprint(written: list[dict[str, Any]]) -> str:
+    """One hash of all shards."""
+    return hashlib.sha256("".join(shard["sha256"] for shard in written).encode()).hexdigest()
+
+
+def _versions(*names: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}

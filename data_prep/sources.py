@@ -1,0 +1,131 @@
+"""Sources: what `sources` of a corpus may say, and which module lists and reads each type.
+
+A source is listed once, lazily, in chunks of a few megabytes; a chunk is plain data, so that a
+worker process can read it and a later run can recognise it. Listing order is part of the result:
+of identical files the first listed stays.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep import git_trees, hub, installed_python, on_disk, tables
+from data_prep.document import RawFile
+from hugcoder.refusal import Refusal
+
+OPTIONS: dict[str, tuple[str, ...]] = {  # of each type; the first one must be given, "" for none
+    "folder": ("path", "repo"),
+    "git": ("path",),
+    "python": ("", "distributions", "stdlib", "stdlib_tests"),
+    "parquet": ("path", "repo", "language", "columns"),
+    "jsonl": ("path", "repo", "language", "columns"),
+    "hub": ("dataset", "config", "split", "revision", "max_rows", "repo", "language", "columns"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of `sources`: its name in the corpus, its type and its options."""
+
+    name: str
+    type: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a source that one worker reads; `items` is what its type needs to find it."""
+
+    source: str
+    type: str
+    items: Any
+
+    def key(self, settings: str) -> str:
+        """32 hex digits that change with the listing and with `settings`."""
+        text = json.dumps([asdict(self), settings], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def parse_sources(words: list[str]) -> list[Source]:
+    """The sources that the words of --sources describe. Raises: Refusal for a wrong word."""
+    sources = [_parse_source(word) for word in words]
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise Refusal(f"sources: two sources are called {name!r}; add name=... to tell them.")
+    return sources
+
+
+def _parse_source(word: str) -> Source:
+    options = _options(word)
+    kind = options.pop("type", None)
+    if kind not in OPTIONS:
+        raise Refusal(f"sources: {word!r} has type {kind!r}; give one of {', '.join(OPTIONS)}.")
+    known = ("name", *filter(None, OPTIONS[kind]))
+    for option in options:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}."
+            raise Refusal(f"sources: a {kind} source has no option {option!r}; {hint}")
+    needed = OPTIONS[kind][0]
+    if needed and not options.get(needed):
+        raise Refusal(f"sources: a {kind} source needs {needed}=..., and {word!r} has none.")
+    place = str(options.get(needed, kind))
+    name = options.pop("name", None) or (place if kind == "hub" else _base(place))
+    return Source(str(name), kind, options)
+
+
+def _base(place: str) -> str:
+    return place if place in OPTIONS else Path(place).absolute().name
+
+
+def _options(word: str) -> dict[str, Any]:
+    """A JSON object, or k=v words with commas between them."""
+    if word.lstrip().startswith("{"):
+        try:
+            return json.loads(word)
+        except json.JSONDecodeError as error:
+            raise Refusal(f"sources: {word!r} is not valid JSON: {error}.") from None
+    pairs = [part.partition("=") for part in word.split(",")]
+    if any(not equals for _, equals, _ in pairs):
+        raise Refusal(
+            f"sources: {word!r} is not of the form type=folder,path=src; write JSON where a value "
+            "holds a comma."
+        )
+    return {key: value for key, _, value in pairs}
+
+
+def list_chunks(source: Source) -> Iterator[Chunk]:
+    """The chunks of one source, in order. Raises: Refusal when the source is not there."""
+    options = source.options
+    if source.type == "folder":
+        parts = on_disk.list_folder(options["path"], options.get("repo", ""))
+    elif source.type == "git":
+        parts = git_trees.list_trees(options["path"])
+    elif source.type == "python":
+        parts = installed_python.list_installed(options)
+    elif source.type == "parquet":
+        parts = tables.list_parquet(options)
+    elif source.type == "jsonl":
+        parts = tables.list_jsonl(options)
+    else:
+        parts = hub.list_hub(options)
+    for items in parts:
+        yield Chunk(source.name, source.type, items)
+
+
+def read_chunk(chunk: Chunk) -> Iterator[RawFile]:
+    """The files of one chunk, in order; their bytes are read when asked for."""
+    if chunk.type in ("folder", "python"):
+        return on_disk.read(chunk.items)
+    if chunk.type == "git":
+        return git_trees.read(chunk.items)
+    if chunk.type == "parquet":
+        return tables.read_parquet(chunk.items)
+    if chunk.type == "jsonl":
+        return tables.read_jsonl(chunk.items)
+    return hub.read_hub(chunk.items)

@@ -1,0 +1,130 @@
+"""Every recipe, accelerate YAML, model config and launcher is parsed by what will read it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hugcoder.recipe import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+PRETRAIN_RECIPES = sorted((ROOT / "configs/recipes").glob("pretrain_*.yaml"))
+ACCELERATE_FILES = sorted((ROOT / "configs").glob("*.yaml"))
+MODELS = {"tiny": 4.46e6, "130m": 130e6, "1b": 1.07e9, "7b": 7.0e9}
+LAUNCHERS = ("run_deepspeed.sh", "run_fsdp.sh")
+
+
+def pretrain_groups():
+    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+
+    return [ModelArguments, DataArguments, PretrainArguments]
+
+
+def parse_pretraining(words: list[str], monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return parse(pretrain_groups(), words, description="")
+
+
+def defaults_of(groups) -> dict:
+    values = {}
+    for group in groups:
+        for field in dataclasses.fields(group):
+            if field.default is not dataclasses.MISSING:
+                values[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                values[field.name] = field.default_factory()
+    return values
+
+
+def required(path: Path, tmp_path) -> list[str]:
+    """Flags that the recipe leaves to the command line."""
+    keys = yaml.safe_load(path.read_text())
+    flags = {"token_store": "data/x", "output_dir": str(tmp_path)}
+    return [
+        word for name, value in flags.items() if name not in keys for word in (f"--{name}", value)
+    ]
+
+
+@pytest.mark.parametrize("path", PRETRAIN_RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_parses_and_no_line_repeats_a_default(path, tmp_path, monkeypatch):
+    groups = parse_pretraining([str(path), *required(path, tmp_path)], monkeypatch)
+    values = {k: v for group in groups for k, v in vars(group).items()}
+    defaults = defaults_of(pretrain_groups())
+    repeated = [key for key in yaml.safe_load(path.read_text()) if values[key] == defaults.get(key)]
+    assert repeated == []
+
+
+@pytest.mark.parametrize("path", PRETRAIN_RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_begins_with_its_purpose_and_hardware(path):
+    head = path.read_text().splitlines()[:2]
+    assert head[0].startswith("# Purpose: ")
+    assert head[1].startswith("# Hardware: ")
+
+
+def test_the_fsdp_recipe_composes_with_another(tmp_path, monkeypatch):
+    words = ["configs/recipes/pretrain_7b.yaml", "configs/recipes/fsdp.yaml", "--token_store", "x"]
+    _, _, training = parse_pretraining([*words, "--output_dir", str(tmp_path)], monkeypatch)
+    assert training.fsdp
+    assert training.fsdp_config["activation_checkpointing"] is True
+
+
+@pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
+def test_an_accelerate_file_says_where_and_never_how(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_machines == 1
+    how = {"gradient_accumulation_steps", "gradient_clipping", "mixed_precision", "learning_rate"}
+    text = yaml.safe_load(path.read_text())
+    sections = [text, text.get("deepspeed_config", {}), text.get("fsdp_config", {})]
+    assert not how & {key for section in sections for key in section}
+
+
+@pytest.mark.parametrize(("name", "parameters"), MODELS.items())
+def test_a_model_config_has_the_size_of_its_name(name, parameters):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hugcoder.model import measure_model, read_config
+
+    config = read_config(str(ROOT / f"configs/models/{name}.json"))
+    config.vocab_size = 4096 if name == "tiny" else 49152
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    size = measure_model(model, row_length=2048)
+    assert size.parameters == pytest.approx(parameters, rel=0.01)
+    assert size.flops_per_token > 6 * (size.parameters - size.embedding_parameters)
+
+
+def test_every_model_config_is_of_one_family():
+    types = {
+        json.loads(p.read_text())["model_type"] for p in (ROOT / "configs/models").glob("*.json")
+    }
+    assert types == {"qwen3"}
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
+def test_a_launcher_starts_train_py_with_words_that_parse(script, tmp_path, monkeypatch):
+    for name in ("accelerate", "torchrun"):  # stand-ins that print the words they are given
+        program = tmp_path / name
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        program.chmod(0o755)
+    command = ["bash", str(ROOT / "scripts" / script), "--learning_rate", "2e-4"]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    words = printed.stdout.splitlines()
+    at = words.index("train.py")
+    assert "8" in words[:at]
+    _, data, training = parse_pretraining(words[at + 1 :], monkeypatch)
+    assert training.learning_rate == 2e-4
+    rows = 8 * training.per_device_train_batch_size * training.gradient_accumulation_steps
+    assert rows * data.max_seq_length == 524_288  # the arithmetic in the script's head
+
+
+def test_shell_scripts_stop_at_the_first_error():
+    for path in (ROOT / "scripts").glob("*.sh"):
+        assert "set -euo pipefail" in path.read_text(), path
