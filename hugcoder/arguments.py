@@ -39,12 +39,12 @@ class ModelArguments:
     tokenizer: str = _field(
         "", "Tokenizer folder; must be the token store's. Empty = the copy that the store keeps."
     )
-    attn_implementation: Literal[
-        "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
-    ] = _field(
-        "sdpa",
-        "Attention kernel. sdpa runs everywhere but builds a row x row mask to keep packed "
-        "documents apart; flash_attention_2 does not, and is the choice on GPUs (flash-attn).",
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = (
+        _field(
+            "sdpa",
+            "Attention kernel. sdpa runs everywhere but builds a row x row mask to keep packed "
+            "documents apart; the flash kernels do not, and are the choice on GPUs (flash-attn).",
+        )
     )
     residual_init: Literal["scaled", "zero", "normal"] = _field(
         "scaled",
