@@ -38,7 +38,7 @@ def build_model(arguments: ModelArguments, codec: Codec, max_seq_length: int) ->
     Raises: Refusal when the config or the checkpoint does not fit the rows or the tokenizer.
     """
     if arguments.config_file:
-        config = fit_config(read_config(arguments.config_file), codec)
+        config = fit_config(read_config(arguments.config_file), codec, max_seq_length)
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=arguments.attn_implementation
         )
@@ -68,8 +68,12 @@ def read_config(path: str) -> PretrainedConfig:
         ) from None
 
 
-def fit_config(config: PretrainedConfig, codec: Codec) -> PretrainedConfig:
-    """Take the vocabulary, padded to a multiple of 128, and the special ids from the tokenizer."""
+def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> PretrainedConfig:
+    """Take the vocabulary, padded to a multiple of 128, and the special ids from the tokenizer.
+
+    The longest position becomes the row length: what was not trained on must not be promised.
+    """
+    config.max_position_embeddings = max_seq_length
     config.vocab_size = -(-codec.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     config.bos_token_id = config.eos_token_id = codec.end_of_text
     config.pad_token_id = codec.pad

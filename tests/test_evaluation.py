@@ -1,0 +1,350 @@
+"""The measuring of python -m evaluation against oracles, with a tiny random model."""
+
+import gzip
+import lzma
+import math
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fixtures import CONTEXT, tiny_llama
+
+from evaluation import bits_per_byte, bootstrap, documents, floors, infilling, middles, spans
+from evaluation.documents import Document
+from evaluation.likelihood import score
+from evaluation.spans import KINDS, BenchmarkSpan
+from hugcoder import generation
+from hugcoder.refusal import Refusal
+
+
+@pytest.fixture(scope="module")
+def codec(tokenizer):
+    return generation.CheckpointCodec(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def held_out(corpus):
+    return documents.choose_documents(corpus, 20, 60_000, 20_000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def some_spans(held_out):
+    return [span for kind in KINDS for span in spans.choose_spans(held_out, kind, 8, seed=0)]
+
+
+def nats_of(model, ids):
+    """Plain nats of tokens 1.. of one sequence."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0, :-1].double()
+    targets = torch.tensor(ids[1:])[:, None]
+    return -logits.log_softmax(-1).gather(1, targets)[:, 0].numpy()
+
+
+def uniform_llama():
+    """A model that thinks every token equally likely."""
+    model = tiny_llama()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    return model
+
+
+# ---- likelihood and bits per byte ----------------------------------------------------------------
+
+
+def test_batched_scores_equal_each_sequence_alone(model):
+    rng = np.random.default_rng(0)
+    lengths = [2, 100, 3, 57, 100, 31, 2]
+    sequences = [rng.integers(0, 1024, size=n).tolist() for n in lengths]
+    firsts = [1, 50, 2, 1, 99, 30, 1]
+    got = score(model, sequences, firsts, batch_tokens=210)
+    for ids, first, nats in zip(sequences, firsts, got, strict=True):
+        np.testing.assert_allclose(nats, nats_of(model, ids)[first - 1 :], rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_shorter_than_the_context_costs_its_plain_likelihood(model, codec):
+    text = "def add(a, b):\n    return a + b\n"
+    (ids,) = codec.encode([text])
+    expected = math.log2(1024) + nats_of(model, ids).sum() / math.log(2)
+    assert bits_per_byte.document_bits(model, codec, [text], 4096)[0] == pytest.approx(expected)
+
+
+def test_sliding_windows_equal_one_window_a_token(codec, held_out):
+    model = tiny_llama(context=16)
+    text = held_out[0].text[:240]
+    (ids,) = codec.encode([text])
+    assert len(ids) > 40
+    bits = math.log2(1024)
+    for token in range(1, len(ids)):
+        # The window that scores a token starts at a multiple of half a context, or ends with the
+        # file when that leaves the window short.
+        first = 0 if token < 16 else 8 * ((token - 16) // 8 + 1)
+        first = min(first, max(len(ids) - 16, 0))
+        bits += nats_of(model, ids[first : token + 1])[-1] / math.log(2)
+    assert bits_per_byte.document_bits(model, codec, [text], 4096)[0] == pytest.approx(bits)
+
+
+@pytest.mark.parametrize("context", [2, 7, 16, 64])
+@pytest.mark.parametrize("num_tokens", [1, 2, 15, 16, 17, 63, 64, 200])
+def test_windows_score_each_token_once_with_half_a_context_before_it(num_tokens, context):
+    scored = []
+    for start, first, stop in bits_per_byte.windows(num_tokens, context):
+        assert 0 < stop - start <= context
+        assert first - start >= min(first, context - context // 2)
+        scored += range(first, stop)
+    assert scored == list(range(1, num_tokens))
+
+
+def test_a_uniform_model_costs_log2_of_the_vocabulary_a_token(codec, held_out):
+    texts = [document.text[:3000] for document in held_out[:4]]
+    bits = bits_per_byte.document_bits(uniform_llama(), codec, texts, 4096)
+    num_tokens = [len(ids) for ids in codec.encode(texts)]
+    np.testing.assert_allclose(bits, 10.0 * np.array(num_tokens), rtol=1e-5)
+
+
+def test_bits_are_pooled_over_files_and_parts_add_up(model, codec, held_out):
+    result = bits_per_byte.measure(model, codec, held_out, 8192, seed=0)
+    bits = bits_per_byte.document_bits(model, codec, [d.text for d in held_out], 8192)
+    total = sum(len(document.text.encode()) for document in held_out)
+    assert result["model"]["value"] == pytest.approx(bits.sum() / total)
+    assert result["bytes"] == total == sum(p["bytes"] for p in result["by_repository"].values())
+    for part in ("by_language", "by_repository"):
+        for name in ("value", "gzip", "xz"):
+            pooled = sum(p[name] * p["bytes"] for p in result[part].values()) / total
+            whole = result["model" if name == "value" else name]["value"]
+            assert pooled == pytest.approx(whole)
+
+
+def test_a_file_with_a_literal_end_token_costs_bits_for_its_characters(codec):
+    text = "x = '<|endoftext|>'\n"
+    bits = bits_per_byte.document_bits(uniform_llama(), codec, [text], 4096)[0]
+    assert bits > 10 * 6
+
+
+# ---- true middles --------------------------------------------------------------------------------
+
+
+def test_middle_scores_are_the_log_softmax_after_the_prompt(model, codec, some_spans):
+    taken = some_spans[::4]
+    scores = middles.score_middles(model, codec, taken, 4096)
+    end = codec.fim_ids.end
+    for place, span in enumerate(taken):
+        (middle,) = codec.encode([span.truth])
+        for way in ("psm", "spm"):
+            room = CONTEXT - len(middle) - 1
+            prompt = generation.infill_prompt(codec, span.prefix, span.suffix, way, room)
+            nats = nats_of(model, [*prompt, *middle, end])[len(prompt) - 1 :]
+            assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
+            assert scores.stop_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
+        (prefix,) = codec.encode([span.prefix])
+        before = prefix[-(CONTEXT - len(middle)) :]
+        nats = nats_of(model, [*before, *middle])[len(before) - 1 :]
+        assert scores.bits["prefix_only"][place] == pytest.approx(
+            nats.sum() / math.log(2), rel=1e-4
+        )
+
+
+def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spans):
+    result = middles.measure(model, codec, some_spans, 4096, seed=0)
+    for part in (result, *result["by_kind"].values()):
+        gain = part["prefix_only"]["value"] - part["psm"]["value"]
+        assert part["gain_psm"]["value"] == pytest.approx(gain)
+        percent = 100 * gain / part["prefix_only"]["value"]
+        assert part["gain_psm_percent"]["value"] == pytest.approx(percent)
+        assert 0 < part["stop"]["psm"]["probability"]["value"] < 1
+    assert sum(part["spans"] for part in result["by_kind"].values()) == len(some_spans)
+
+
+def test_a_model_that_ignores_its_context_gains_nothing_from_the_suffix(codec, some_spans):
+    result = middles.measure(uniform_llama(), codec, some_spans, 4096, seed=0)
+    assert result["gain_psm"]["value"] == pytest.approx(0, abs=1e-6)
+    assert result["stop"]["spm"]["nats"]["value"] == pytest.approx(math.log(1024), rel=1e-5)
+
+
+def test_spans_whose_middle_takes_more_than_half_the_context_are_left_out(codec, some_spans):
+    lengths = [len(ids) for ids in codec.encode([span.truth for span in some_spans])]
+    limit = sorted(lengths)[len(lengths) // 2]
+    kept = middles.fitting_spans(some_spans, codec, 2 * limit)
+    assert len(kept) == sum(length <= limit for length in lengths) < len(some_spans)
+
+
+# ---- documents and spans -------------------------------------------------------------------------
+
+
+def test_only_held_out_repositories_are_chosen_and_they_take_turns(corpus):
+    chosen = documents.choose_documents(corpus, 6, 200_000, 40_000, seed=0)
+    assert [document.repo for document in chosen[:4]].count("html") == 2
+    assert {document.repo for document in chosen} == {"concurrent", "html"}
+
+
+def test_the_choice_repeats_and_follows_the_seed(corpus):
+    def paths(seed):
+        return [d.path for d in documents.choose_documents(corpus, 4, 200_000, 40_000, seed)]
+
+    assert paths(0) == paths(0)
+    assert any(paths(0) != paths(seed) for seed in range(1, 6))
+
+
+def test_files_and_bytes_stay_under_their_limits(corpus):
+    chosen = documents.choose_documents(corpus, 100, 20_000, 10_000, seed=0)
+    assert sum(document.num_bytes for document in chosen) <= 20_000
+    assert max(document.num_bytes for document in chosen) <= 10_000
+
+
+def test_a_corpus_without_a_small_enough_file_is_refused(corpus, tmp_path):
+    with pytest.raises(Refusal, match="held-out files and none of 1 to 3 bytes"):
+        documents.choose_documents(corpus, 10, 1000, 3, seed=0)
+    with pytest.raises(Refusal, match="is not a complete corpus"):
+        documents.choose_documents(tmp_path, 10, 1000, 1000, seed=0)
+
+
+def test_spans_are_different_and_repeat(held_out):
+    for kind in KINDS:
+        chosen = spans.choose_spans(held_out, kind, 30, seed=0)
+        places = {(s.document.path, s.start, s.stop) for s in chosen}
+        assert len(places) == len(chosen) == 30
+        assert spans.digest(chosen) == spans.digest(spans.choose_spans(held_out, kind, 30, seed=0))
+        assert spans.digest(chosen) != spans.digest(spans.choose_spans(held_out, kind, 30, seed=1))
+
+
+def test_line_spans_run_from_behind_the_indentation_to_the_end_of_a_line(held_out):
+    crlf = Document("a", "b", "c", "0", "x = 1\r\n    y = 22\r\nif z:\r\n    w = 3\r\n" * 5)
+    for kind, most in (("single_line", 1), ("multi_line", spans.MAX_LINES)):
+        for span in spans.choose_spans([*held_out, crlf], kind, 40, seed=0):
+            line_start = span.prefix.rfind("\n") + 1
+            assert span.prefix[line_start:].strip() == ""
+            assert not span.truth[0].isspace()
+            assert span.suffix.startswith(("\n", "\r\n")) or not span.suffix
+            assert not span.truth.endswith("\r")
+            num_lines = span.truth.count("\n") + 1
+            assert num_lines == 1 if most == 1 else 2 <= num_lines <= most
+
+
+def test_a_file_without_usable_spans_ends_the_search():
+    blank = Document("a", "b", "c", "0", "\n\n  \n)\n")
+    for kind in ("single_line", "multi_line"):
+        assert spans.choose_spans([blank], kind, 10, seed=0) == []
+
+
+# ---- floors --------------------------------------------------------------------------------------
+
+
+def test_gzip_and_xz_count_what_the_commands_write(held_out):
+    data = held_out[0].text.encode()
+    command = subprocess.run(
+        ["gzip", "-9", "-n", "-c"], input=data, capture_output=True, check=True
+    )
+    assert floors.gzip_bits(data) / 8 == pytest.approx(len(command.stdout), rel=0.01)
+    compressed = gzip.compress(data, 9, mtime=0)
+    assert len(compressed) * 8 == floors.gzip_bits(data)
+    assert lzma.decompress(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) == data
+    assert 0 < floors.xz_bits(data) < 8 * len(data)
+
+
+def test_the_copied_line_is_the_last_one_above_that_is_not_blank():
+    assert floors.copy_previous_line("a = 1\n    b = 2\n\n    ") == "b = 2"
+    assert floors.copy_previous_line("a = 1\nb =") == "a = 1"
+    assert floors.copy_previous_line("a = 1") == ""
+
+
+# ---- infilling scores ----------------------------------------------------------------------------
+
+PYTHON = Document("repo", "a.py", "python", "0", "if a:\n    b = 1\nc = 2\n")
+SPAN = BenchmarkSpan("single_line", PYTHON, 10, 15)
+
+
+def test_a_span_knows_its_parts():
+    assert (SPAN.prefix, SPAN.truth, SPAN.suffix) == ("if a:\n    ", "b = 1", "\nc = 2\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "exact", "stripped", "first_line", "length_error", "valid"),
+    [
+        ("b = 1", 1, 1, 1, 0, 1),
+        ("b = 1 ", 0, 1, 1, 1, 1),
+        ("b = 1\nd = 3", 0, 0, 1, 6, 1),
+        ("b = 2", 0, 0, 0, 0, 1),
+        ("", 0, 0, 0, 5, 0),
+        ("b = (", 0, 0, 0, 0, 0),
+    ],
+)
+def test_scores_of_a_completion(text, exact, stripped, first_line, length_error, valid):
+    scores = infilling.scores_of(SPAN, text, is_python=True)
+    names = ("exact_match", "exact_match_stripped", "first_line_match", "length_error")
+    expected = (exact, stripped, first_line, length_error)
+    assert tuple(scores[name] for name in names) == expected
+    assert scores["syntax_valid"] == valid
+    assert (scores["edit_similarity"] == 1) == bool(exact)
+
+
+def test_syntax_is_judged_only_where_the_original_is_valid_python():
+    broken = Document("repo", "b.py", "python", "1", "def f(:\n    x\n")
+    text = Document("repo", "c.md", "markdown", "2", "a = 1\nb = 2\n")
+    two = [BenchmarkSpan("random", d, 1, 3) for d in (broken, text)]
+    assert infilling.is_valid_python([SPAN, *two]) == [True, False, False]
+    result = infilling.measure(two, [infilling.Completion("", True)] * 2, seed=0)
+    assert "syntax_valid" not in result["model"]
+    assert result["python_spans"] == 0
+
+
+def test_true_middles_score_full_marks(some_spans):
+    perfect = [infilling.Completion(span.truth, True) for span in some_spans]
+    result = infilling.measure(some_spans, perfect, seed=0)
+    for name in ("exact_match", "edit_similarity", "first_line_match", "syntax_valid", "stopped"):
+        assert result["model"][name] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert result["floors"]["empty"]["exact_match"]["value"] == 0
+    assert 0 < result["floors"]["copy_previous_line"]["edit_similarity"]["value"] < 0.6
+
+
+def test_a_scorer_that_passes_wrong_answers_is_refused(some_spans, monkeypatch):
+    infilling.check_scorer(some_spans)
+    monkeypatch.setattr(infilling.fuzz, "ratio", lambda a, b: 100)
+    with pytest.raises(Refusal, match="the scorer is broken"):
+        infilling.check_scorer(some_spans)
+
+
+def test_completions_come_back_in_the_order_of_the_spans(model, codec, some_spans):
+    got = infilling.complete_spans(model, codec, some_spans, "psm", 12, batch_tokens=1500)
+    stops = generation.stop_ids(model, codec)
+    for span, completion in list(zip(some_spans, got, strict=True))[::5]:
+        prompt = generation.infill_prompt(codec, span.prefix, span.suffix, "psm", CONTEXT - 12)
+        ids = list(generation.stream_tokens(model, prompt, stops, 12))
+        assert completion.stopped == (ids[-1] in stops)
+        assert completion.text == codec.decode(i for i in ids if i not in stops)
+
+
+# ---- bootstrap -----------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_constant_has_no_width():
+    repos = ["a", "a", "b", "c", "c", "c"]
+    assert bootstrap.mean([0.3] * 6, repos, 0) == pytest.approx(
+        {"value": 0.3, "low": 0.3, "high": 0.3}
+    )
+
+
+def test_the_value_is_pooled_not_a_mean_of_repositories():
+    assert bootstrap.estimate([1, 8], [1, 4], ["a", "b"], 0)["value"] == 9 / 5
+
+
+def test_one_repository_gives_no_interval():
+    got = bootstrap.estimate([1, 2], [1, 1], ["a", "a"], 0)
+    assert got == {"value": 1.5, "low": None, "high": None}
+
+
+def test_nothing_gives_no_value():
+    assert bootstrap.mean([], [], 0) == {"value": None, "low": None, "high": None}
+
+
+def test_repositories_are_resampled_not_observations():
+    rng = np.random.default_rng(0)
+    repos = [f"r{i // 50}" for i in range(1000)]
+    levels = np.repeat(rng.normal(size=20), 50)  # all that varies is between repositories
+    got = bootstrap.mean(levels.tolist(), repos, 0)
+    width = got["high"] - got["low"]
+    standard_error = levels[::50].std() / math.sqrt(20)
+    assert width == pytest.approx(2 * 1.96 * standard_error, rel=0.15)

@@ -1,0 +1,353 @@
+"""The fill-in-the-middle transform against oracles: nothing lost, nothing added, no state.
+
+Uses the real codec of the fixtures on code, emoji, CJK, combining characters, CRLF and hostile
+text. How pieces are cut and packed is in test_packing.py, how rows are made in test_rows.py.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fim
+from hugcoder.corpus import TRAIN
+from hugcoder.packing import cut_documents
+from hugcoder.token_store import TokenStore
+
+KINDS = tuple(fim.SpanMix.__dataclass_fields__)
+HOSTILE = "<fim_prefix>a<fim_suffix>b<fim_middle>c<|endoftext|><fim_pad><|im_end|>"
+FRAGMENTS = [
+    "def f(x):\n",
+    "    return x\r\n",
+    "\n",
+    "\r\n",
+    "\t",
+    " ",
+    "a",
+    "\U0001f600",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\u6f22\u5b57",
+    "e\u0301",
+    "\x00",
+    "<fim_middle>",
+    "<|endoftext|>",
+]
+TEXTS = st.one_of(
+    st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=30).map("".join),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60),
+)
+SEEDS = st.integers(0, 2**32)
+
+
+def mix_of(kind: str) -> fim.SpanMix:
+    return fim.SpanMix(**{name: float(name == kind) for name in KINDS})
+
+
+def settings_of(kind: str, spm_rate: float) -> fim.FimSettings:
+    return fim.FimSettings(fim_rate=1.0, spm_rate=spm_rate, spans=mix_of(kind))
+
+
+class Parts(NamedTuple):
+    """A unit taken apart again: ids between its sentinels."""
+
+    prefix: list[int]
+    suffix: list[int]
+    middle: list[int]
+
+
+def take_apart(unit: fim.Unit, ids: fim.FimIds, is_spm: bool) -> Parts:
+    """Split a unit at its sentinels, insisting on exactly three, their order and the end token."""
+    names = {index: letter for letter, index in ids.sentinels.items()}
+    found = [(position, names[i]) for position, i in enumerate(unit.ids) if i in names]
+    assert [letter for _, letter in found] == list("psm")
+    first, second, third = (position for position, _ in found)
+    assert first == 0
+    assert unit.ids[-1] == ids.end
+    assert unit.ids.count(ids.end) == 1
+    middle = unit.ids[unit.middle_start : -1]
+    if is_spm:
+        assert second == 1, "SPM variant 2 opens with [prefix][suffix]"
+        return Parts(unit.ids[third + 1 : unit.middle_start], unit.ids[2:third], middle)
+    assert unit.middle_start == third + 1
+    return Parts(unit.ids[1:second], unit.ids[second + 1 : third], middle)
+
+
+def roomy(text: str) -> int:
+    """More tokens than any unit of `text` can have: no token stands for less than a byte."""
+    return len(text.encode()) + fim.NUM_ADDED_TOKENS
+
+
+# ---- lossless, intact, in order ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spm_rate", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=TEXTS, seed=SEEDS)
+@settings(max_examples=40, deadline=None)
+def test_a_unit_gives_back_the_bytes_of_its_text(codec, kind, spm_rate, text, seed):
+    made = fim.make_unit(
+        text,
+        codec.encode,
+        codec.fim_ids,
+        np.random.default_rng(seed),
+        settings_of(kind, spm_rate),
+        roomy(text),
+    )
+    parts = take_apart(made, codec.fim_ids, is_spm=spm_rate == 1)
+    prefix, suffix, middle = (codec.decode_bytes(part) for part in parts)
+    assert prefix + middle + suffix == text.encode()
+    middle.decode("utf-8", errors="strict")  # cuts fall between characters
+    prefix.decode("utf-8", errors="strict")
+
+
+@pytest.mark.parametrize("spm_rate", [0.0, 1.0])
+def test_hostile_text_adds_no_special_id(codec, spm_rate):
+    special = set(codec.special_ids.values())
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        mix = settings_of(KINDS[seed % 4], spm_rate)
+        unit = fim.make_unit(HOSTILE, codec.encode, codec.fim_ids, rng, mix, roomy(HOSTILE))
+        assert sum(index in special for index in unit.ids) == fim.NUM_ADDED_TOKENS
+        assert codec.decode_bytes(unit.ids).count(b"<fim_middle>") <= 1
+
+
+@given(text=TEXTS, seed=SEEDS, room=st.integers(4, 60), spm_rate=st.sampled_from([0.0, 1.0]))
+@settings(max_examples=200, deadline=None)
+def test_a_squeezed_unit_fits_and_keeps_middle_and_end(codec, text, seed, room, spm_rate):
+    mix = fim.FimSettings(1.0, spm_rate)
+    rng = np.random.default_rng(seed)
+    try:
+        unit = fim.make_unit(text, codec.encode, codec.fim_ids, rng, mix, room)
+    except ValueError:  # only when a bare middle is too long
+        assert len(codec.encode([text])[0]) + fim.planned_length(0) > room
+        return
+    assert len(unit.ids) <= room
+    parts = take_apart(unit, codec.fim_ids, is_spm=spm_rate == 1)
+    prefix, suffix, middle = (codec.decode_bytes(part) for part in parts)
+    middle.decode("utf-8", errors="strict")
+    assert prefix + middle + suffix in text.encode(), "what is left is one stretch of the text"
+    if suffix:
+        assert text.encode().startswith(prefix + middle), "the suffix gives way before the prefix"
+
+
+@pytest.mark.xfail(strict=True, reason="trimming cuts at tokens, which may be single bytes")
+def test_trimming_never_cuts_a_character_in_two(codec):
+    text = "\U0001f600" * 40
+    num_tokens = len(codec.encode([text])[0])
+    for room in range(num_tokens - 12, num_tokens + fim.NUM_ADDED_TOKENS):
+        rng = np.random.default_rng(room)
+        unit = fim.make_unit(
+            text, codec.encode, codec.fim_ids, rng, settings_of("short", 0.0), room
+        )
+        parts = take_apart(unit, codec.fim_ids, is_spm=False)
+        for part in parts:
+            codec.decode_bytes(part).decode("utf-8", errors="strict")
+
+
+def test_a_middle_that_cannot_fit_is_an_error_and_not_cut(codec):
+    mix = settings_of("random", 0.0)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"a middle of [0-9]+ tokens does not fit into 4 tokens"):
+        fim.make_unit("x = 1\ny = 2\n" * 20, codec.encode, codec.fim_ids, rng, mix, 4)
+
+
+# ---- spans ---------------------------------------------------------------------------------------
+
+_LINE_OF_EMPTY = pytest.param(
+    "line", marks=pytest.mark.xfail(strict=True, reason="a cursor is drawn from range(0)")
+)
+
+
+@given(text=TEXTS, seed=SEEDS)
+@settings(max_examples=150, deadline=None)
+def test_spans_are_what_their_kind_says(text, seed):
+    rng = np.random.default_rng(seed)
+    for kind in KINDS:
+        span = fim.draw_span(text, rng, mix_of(kind))
+        assert 0 <= span.start <= span.stop <= len(text)
+        middle = text[span.start : span.stop]
+        if kind == "empty":
+            assert middle == ""
+        if kind == "short":
+            assert 1 <= len(middle) <= fim.MAX_SHORT_CHARACTERS
+        if kind == "line":
+            assert span.stop == len(text) or text[span.stop] == "\n"
+            assert middle.count("\n") < fim.MAX_SPAN_LINES
+
+
+@pytest.mark.parametrize("kind", ["random", "short", "empty", _LINE_OF_EMPTY])
+def test_an_empty_text_has_an_empty_middle(kind):
+    assert fim.draw_span("", np.random.default_rng(0), mix_of(kind)) == fim.Span(0, 0)
+
+
+@pytest.mark.xfail(strict=True, reason="a line span takes the \\r of \\r\\n and leaves the \\n")
+def test_line_spans_stop_before_the_line_break_of_crlf_files():
+    text = "if a:\r\n    b = c\r\n    d = e\r\n"
+    rng = np.random.default_rng(0)
+    spans = [fim.draw_span(text, rng, mix_of("line")) for _ in range(100)]
+    assert not [s for s in spans if text[s.start : s.stop].endswith("\r")]
+
+
+def test_random_spans_average_a_third_of_the_text():
+    rng, text = np.random.default_rng(0), "x" * 1000
+    spans = [fim.draw_span(text, rng, mix_of("random")) for _ in range(4000)]
+    mean = np.mean([span.stop - span.start for span in spans])
+    # |a - b| of two uniform numbers: mean 1/3, standard deviation sqrt(1/18) = 0.236
+    assert abs(mean / 1000 - 1 / 3) < 5 * 0.236 / np.sqrt(4000)
+
+
+def test_kinds_are_drawn_as_often_as_their_weights_say():
+    rng, mix = np.random.default_rng(0), fim.SpanMix(random=0, short=6, line=0, empty=2)
+    draws = [fim.draw_span("x" * 50, rng, mix) for _ in range(4000)]
+    empty = np.mean([span.start == span.stop for span in draws])
+    assert abs(empty - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)
+
+
+# ---- rates and randomness ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_fim_rate_is_the_share_of_transformed_pieces(rate):
+    documents = np.repeat(np.arange(10_000, dtype=np.uint64) << np.uint64(40), 2)
+    pieces = np.tile([0, 1], 10_000)
+    share = fim.is_transformed(rate, 42, 0, documents, pieces).mean()
+    assert abs(share - rate) <= 5 * np.sqrt(rate * (1 - rate) / len(documents))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_spm_rate_is_the_share_of_units_in_spm_order(codec, rate):
+    mix, ids = fim.FimSettings(1.0, rate), codec.fim_ids
+    units = [
+        fim.make_unit("a = 1\n", codec.encode, ids, fim.piece_rng(1, 0, n, 0), mix, 40)
+        for n in range(800)
+    ]
+    # in PSM order an empty prefix also puts the two sentinels side by side, so look at both ends
+    is_spm = [unit.ids[unit.middle_start - 1] != ids.sentinels["m"] for unit in units]
+    starts = [unit.ids[1] == ids.sentinels["s"] for unit in units]
+    assert sum(is_spm) <= rate * 800 + 5 * np.sqrt(rate * (1 - rate) * 800)
+    assert sum(starts) >= rate * 800 - 5 * np.sqrt(rate * (1 - rate) * 800)
+
+
+def test_a_unit_does_not_depend_on_what_was_made_before(codec):
+    texts = {n: f"def f{n}(x):\n    return x + {n}\n" for n in range(30)}
+
+    def make(n: int) -> fim.Unit:
+        rng = fim.piece_rng(7, 3, n, 0)
+        return fim.make_unit(texts[n], codec.encode, codec.fim_ids, rng, fim.FimSettings(), 80)
+
+    forward = {n: make(n) for n in texts}
+    assert {n: make(n) for n in reversed(texts)} == forward
+
+
+def test_every_part_of_the_key_changes_the_random_stream():
+    key = {"seed": 1, "epoch": 2, "document": 3, "piece": 4, "repeat": 5}
+    first = fim.piece_rng(**key).random()
+    assert fim.piece_rng(**key).random() == first
+    others = {fim.piece_rng(**(key | {name: 99})).random() for name in key}
+    assert len(others | {first}) == 6
+
+
+@given(seed=st.integers(-(2**31), 2**63 - 1), keys=st.lists(st.integers(0, 2**64 - 1), min_size=1))
+def test_hash_uniform_is_a_pure_function_of_each_key(seed, keys):
+    array = np.array(keys, dtype=np.uint64)
+    values = fim.hash_uniform(seed, 5, array)
+    assert ((values >= 0) & (values < 1)).all()
+    np.testing.assert_array_equal(fim.hash_uniform(seed, 5, array[::-1]), values[::-1])
+    np.testing.assert_array_equal(fim.hash_uniform(seed, 5, array[:1]), values[:1])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_hash_uniform_is_uniform_and_uncorrelated(seed):
+    values = fim.hash_uniform(seed, 0, np.arange(100_000), 0)
+    counts = np.histogram(values, bins=100, range=(0, 1))[0]
+    # chi-square with 99 degrees of freedom: mean 99, standard deviation 14
+    assert ((counts - 1000.0) ** 2 / 1000).sum() < 99 + 5 * 14.1
+    for other in (values[1:], fim.hash_uniform(seed + 1, 0, np.arange(1, 100_000), 0)):
+        assert abs(np.corrcoef(values[:-1], other)[0, 1]) < 5 / np.sqrt(100_000)
+
+
+# ---- the plan's length ---------------------------------------------------------------------------
+
+
+def test_the_planned_length_hardly_ever_needs_a_redraw_on_real_code(codec, store):
+    """Redraws skew the spans; measured 1 in 4,008 units at a reserve of 8."""
+    tokens = TokenStore(store, TRAIN)
+    pieces = cut_documents(tokens, codec, 244)
+    calls = 0
+
+    def counting_encode(texts: list[str]) -> list[list[int]]:
+        nonlocal calls
+        calls += 1
+        return codec.encode(texts)
+
+    for document, number, start, length, _ in zip(*pieces, strict=True):
+        ids = tokens.tokens(document, start, start + length)
+        text = codec.decode_bytes(ids.tolist()).decode()
+        rng = fim.piece_rng(42, 0, int(tokens.uids[document]), int(number))
+        room = fim.planned_length(int(length))
+        unit = fim.make_unit(text, counting_encode, codec.fim_ids, rng, fim.FimSettings(1.0), room)
+        assert sorted(codec.decode_bytes(unit.ids)) == sorted(text.encode()), "nothing is trimmed"
+    assert calls <= len(pieces.document) * 1.01
+
+
+# ---- families and refusals -----------------------------------------------------------------------
+
+
+def vocabulary_of(family: fim.FimFormat) -> dict[str, int]:
+    names = [family.prefix, family.suffix, family.middle, family.end, family.pad, *family.stops]
+    return {name: 1000 + n for n, name in enumerate(name for name in names if name)}
+
+
+@pytest.mark.parametrize("family", fim.FORMATS, ids=lambda family: family.name)
+def test_the_ids_of_each_family_are_found(family):
+    vocabulary = {"def": 3} | vocabulary_of(family)
+    found = fim.find_ids(vocabulary)
+    assert found.format == family
+    assert found.end == vocabulary[family.end]
+    names = {"p": family.prefix, "s": family.suffix, "m": family.middle}
+    assert found.sentinels == {letter: vocabulary[name] for letter, name in names.items()}
+    assert found.stops == set(vocabulary.values()) - {3}, "every special of the family stops"
+
+
+@pytest.mark.parametrize("missing", ["prefix", "suffix", "middle", "end"])
+def test_a_vocabulary_without_all_sentinels_is_refused(missing):
+    vocabulary = vocabulary_of(fim.STARCODER)
+    del vocabulary[getattr(fim.STARCODER, missing)]
+    with pytest.raises(ValueError, match=r"no known family; known are starcoder .*<fim_prefix>"):
+        fim.find_ids(vocabulary)
+
+
+def test_a_prompt_is_what_stands_before_the_middle(codec):
+    ids = codec.fim_ids
+    for mode in ("psm", "spm"):
+        prompt = ids.prompt([1, 2], [3], mode)
+        whole = ids.arrange(getattr(ids.format, mode), [1, 2], [3], [7, 8, 9])
+        assert whole == [*prompt, 7, 8, 9]
+
+
+def test_a_family_without_a_middle_sentinel_has_none_in_its_units(codec):
+    two = dataclasses.replace(fim.STARCODER, name="two", psm="sSpPM", spm="pPsSM")
+    vocabulary = {two.prefix: 1, two.suffix: 2, two.end: 3}
+    ids = fim.find_ids(vocabulary, (two,))
+    assert ids.arrange(two.psm, [10], [20], [30]) == [2, 20, 1, 10, 30]
+    unit = fim.make_unit(
+        "ab", codec.encode, ids, np.random.default_rng(0), settings_of("random", 0.0), 9
+    )
+    assert unit.ids[unit.middle_start - 1] != 3
+    assert len(unit.ids) <= 9
+
+
+@pytest.mark.parametrize("name", ["fim_rate", "spm_rate"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_rate_that_is_no_probability_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} {value} is not a probability; give 0 to 1"):
+        fim.FimSettings(**{name: value})
+
+
+@pytest.mark.parametrize("weights", [(0, 0, 0, 0), (1, -1, 1, 1)])
+def test_span_weights_that_are_negative_or_all_zero_are_refused(weights):
+    with pytest.raises(ValueError, match="must be at least 0 and not all 0"):
+        fim.SpanMix(*weights)
