@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +117,25 @@ def scale_residual_outputs(model: PreTrainedModel, residual_init: str) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith(RESIDUAL_OUTPUTS):
                 parameter.mul_(factors[residual_init])
+
+
+@contextmanager
+def awake(model: PreTrainedModel) -> Iterator[None]:
+    """Give residual outputs that are zero (`residual_init zero`) some noise for a while.
+
+    With zeros there, no layer has any effect on the logits and a leak could not be seen.
+    """
+    outputs = [p for name, p in model.named_parameters() if name.endswith(RESIDUAL_OUTPUTS)]
+    asleep = [parameter for parameter in outputs if not parameter.detach().any()]
+    with torch.no_grad(), torch.random.fork_rng():
+        for parameter in asleep:
+            parameter.normal_(0.0, model.config.initializer_range)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter in asleep:
+                parameter.zero_()
 
 
 def generation_config(codec: Codec) -> GenerationConfig:

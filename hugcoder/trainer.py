@@ -21,7 +21,7 @@ from hugcoder.callbacks.metrics_file import MetricsFile
 from hugcoder.callbacks.progress import Progress
 from hugcoder.callbacks.throughput import Throughput
 from hugcoder.loss import loss_by_kind
-from hugcoder.model import ModelSize, finish_model_folder
+from hugcoder.model import ModelSize, awake, finish_model_folder
 from hugcoder.optimizer import make_muon
 from hugcoder.refusal import Refusal
 from hugcoder.rows import FIM_MIDDLE, LEFT_TO_RIGHT, NUM_LOSS_KINDS, PackedRows
@@ -232,7 +232,8 @@ class PretrainTrainer(Trainer):
         dtype = (
             torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
         )
-        sentence = isolation.prove_isolation(rows, forward, self.data_collator, dtype)
+        with awake(self.model):
+            sentence = isolation.prove_isolation(rows, forward, self.data_collator, dtype)
         logger.info("%s, %s on %s", sentence, self.model.config._attn_implementation, device)
 
 

@@ -23,7 +23,7 @@ COMMANDS = sorted({command for page in PAGES for command in commands_of(page)})
 
 
 def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
-    """The argument groups of the program that `words` start, its own words, its positional field."""
+    """The argument groups of a command's program, its own words, its positional field."""
     from data_prep.arguments import CorpusArguments
     from data_prep.tokenize_corpus import TokenizeArguments
     from evaluation.arguments import EvaluationArguments

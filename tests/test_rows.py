@@ -105,6 +105,30 @@ def test_seed_epoch_and_nothing_else_change_the_rows(mixed, codec):
     assert as_lists(first[3]) != as_lists(first[3 + len_epoch(first)])
 
 
+def draws_of(rows: PackedRows, epoch: int) -> dict[tuple[int, int], list[int]]:
+    """(piece, repeat) -> the ids of its unit, for one epoch."""
+    first, found = sum(rows.rows_in_epoch(e) for e in range(epoch)), {}
+    for index in range(first, first + rows.rows_in_epoch(epoch)):
+        plan, row = rows.locate(index)
+        of_row = slice(plan.row_offsets[row], plan.row_offsets[row + 1])
+        keys = zip(plan.piece[of_row].tolist(), plan.repeat[of_row].tolist(), strict=True)
+        units = [unit["input_ids"].tolist() for unit in units_of(rows[index])]
+        found |= dict(zip(keys, units, strict=True))
+    return found
+
+
+def test_a_piece_is_split_anew_in_each_epoch_repeat_and_seed(mixed, codec):
+    mixture = {"test": 2.0}
+    rows = make_rows(mixed, codec, fim_rate=1.0, mixture=mixture, num_rows=10_000)
+    other = make_rows(mixed, codec, fim_rate=1.0, mixture=mixture, seed=43)
+    first, second, reseeded = draws_of(rows, 0), draws_of(rows, 1), draws_of(other, 0)
+    repeated = {(piece, 1 - repeat): ids for (piece, repeat), ids in first.items()}
+    for drawn in (second, reseeded, repeated):
+        assert drawn.keys() == first.keys()
+        same = sum(drawn[key] == first[key] for key in first)
+        assert same < 0.2 * len(first), "short pieces may meet the same split by chance"
+
+
 # ---- rows are the corpus -------------------------------------------------------------------------
 
 

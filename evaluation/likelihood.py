@@ -1,0 +1,68 @@
+"""Negative log-likelihoods of tokens in their sequences: the one place where a model scores.
+
+Sequences are padded on the right and given without an attention mask: attention is causal, so what
+stands to the right of a token cannot change its score. Shapes: B sequences, T tokens, V vocabulary.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_LOGITS = 1 << 26  # in one forward pass: 256 MB of float32
+
+
+@torch.inference_mode()
+def score(
+    model: "PreTrainedModel", sequences: list[list[int]], firsts: list[int], batch_tokens: int
+) -> list[np.ndarray]:
+    """Nats of each token of each sequence from index `first` (at least 1) on, given all before it.
+
+    Args: batch_tokens: tokens with padding in one forward pass.
+    Returns: for each sequence [len(sequence) - first] float64.
+    """
+    assert all(first >= 1 for first in firsts), "nothing predicts a sequence's first token"
+    vocab_size = model.config.vocab_size
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), -firsts[i]))
+    scores: list[np.ndarray] = [np.empty(0)] * len(sequences)
+    while order:
+        width = len(sequences[order[-1]])
+        batch: list[int] = []
+        keep = 0
+        while order:
+            wider = max(keep, width - firsts[order[-1]] + 1)
+            too_large = (len(batch) + 1) * width > batch_tokens
+            too_large |= (len(batch) + 1) * wider * vocab_size > MAX_LOGITS
+            if batch and too_large:
+                break
+            batch.append(order.pop())
+            keep = wider
+        _score_batch(model, sequences, firsts, batch, keep, scores)
+    return scores
+
+
+def _score_batch(
+    model: "PreTrainedModel",
+    sequences: list[list[int]],
+    firsts: list[int],
+    batch: list[int],
+    keep: int,
+    scores: list[np.ndarray],
+) -> None:
+    """Fill in the scores of the sequences of `batch`, whose first is the longest; only the last
+    `keep` positions get logits.
+    """
+    width = len(sequences[batch[0]])
+    rows = [sequences[i] + [0] * (width - len(sequences[i])) for i in batch]
+    ids_BT = torch.tensor(rows, device=model.device)
+    logits_BTV = model(input_ids=ids_BT, use_cache=False, logits_to_keep=keep).logits
+    offset = width - logits_BTV.shape[1]  # position of the first row of logits
+    for row, index in enumerate(batch):
+        first, length = firsts[index], len(sequences[index])
+        logits_TV = logits_BTV[row, first - 1 - offset : length - 1 - offset].float()
+        targets_T = ids_BT[row, first:length]
+        nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
+        scores[index] = nats_T.double().cpu().numpy()

@@ -1,0 +1,117 @@
+"""Bits per byte of true middles: what the text after a hole is worth, without sampling noise.
+
+The same middle tokens (prefix, middle and suffix are encoded apart, as in training) are scored
+three ways: after a fill-in-the-middle prompt in PSM order, in SPM order, and after the prefix alone
+as plain left-to-right text. Each way has the whole context of the model to itself: context is cut
+as `hugcoder.generation.trim_context` cuts it, to what the middle and the end token leave. The end
+token after a middle is no text: its probability is reported apart.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.bootstrap import estimate, mean
+from evaluation.likelihood import score
+from evaluation.spans import KINDS, BenchmarkSpan
+from hugcoder.generation import CheckpointCodec, arrange_prompt, context_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WAYS = ("psm", "spm", "prefix_only")
+
+
+@dataclass(frozen=True)
+class MiddleScores:
+    """Arrays with one entry a span: bits of the middle, and nats of the end token behind it (none
+    for prefix_only).
+    """
+
+    bits: dict[str, np.ndarray]
+    stop_nats: dict[str, np.ndarray]
+
+
+def fitting_spans(
+    spans: list[BenchmarkSpan], codec: CheckpointCodec, context: int
+) -> list[BenchmarkSpan]:
+    """The spans whose middle takes at most half the context."""
+    middles = codec.encode([span.truth for span in spans])
+    return [s for s, ids in zip(spans, middles, strict=True) if len(ids) <= context // 2]
+
+
+def score_middles(
+    model: "PreTrainedModel",
+    codec: CheckpointCodec,
+    spans: list[BenchmarkSpan],
+    batch_tokens: int,
+) -> MiddleScores:
+    """Score the true middle of each span in all three ways."""
+    bits, stop_nats = {}, {}
+    for way in WAYS:
+        sequences, firsts = [], []
+        for span in spans:
+            before, middle, after = _sequence(codec, span, way, context_length(model))
+            sequences.append([*before, *middle, *after])
+            firsts.append(len(before))
+        nats = score(model, sequences, firsts, batch_tokens)
+        if way != "prefix_only":
+            stop_nats[way] = np.array([one[-1] for one in nats])
+            nats = [one[:-1] for one in nats]
+        bits[way] = np.array([one.sum() for one in nats]) / math.log(2)
+    return MiddleScores(bits, stop_nats)
+
+
+def _sequence(
+    codec: CheckpointCodec, span: BenchmarkSpan, way: str, context: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Ids before the middle, of the middle, and after it."""
+    prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
+    if way != "prefix_only":
+        room = context - len(middle) - 1
+        return arrange_prompt(codec, prefix, suffix, way, room), middle, [codec.fim_ids.end]
+    room = context - len(middle) - len(codec.start_ids)
+    return [*codec.start_ids, *prefix[-room:]], middle, []
+
+
+def measure(
+    model: "PreTrainedModel",
+    codec: CheckpointCodec,
+    spans: list[BenchmarkSpan],
+    batch_tokens: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The middle_bits_per_byte part of results.json."""
+    scores = score_middles(model, codec, spans, batch_tokens)
+    kinds = np.array([span.kind for span in spans])
+    everything = _summary(scores, spans, np.ones(len(spans), dtype=bool), seed)
+    by_kind = {
+        kind: _summary(scores, spans, kinds == kind, seed) for kind in KINDS if kind in kinds
+    }
+    return everything | {"by_kind": by_kind}
+
+
+def _summary(
+    scores: MiddleScores, spans: list[BenchmarkSpan], is_in: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Bits per byte each way; gains over the prefix alone, in bits per byte and in per cent; the
+    end token's mean nats and mean probability.
+    """
+    taken = [span for span, is_taken in zip(spans, is_in, strict=True) if is_taken]
+    repos = [span.document.repo for span in taken]
+    num_bytes = np.array([len(span.truth.encode()) for span in taken], dtype=float)
+    bits = {way: values[is_in] for way, values in scores.bits.items()}
+    summary: dict[str, Any] = {way: estimate(bits[way], num_bytes, repos, seed) for way in WAYS}
+    summary["stop"] = {}
+    for way in ("psm", "spm"):
+        gained = bits["prefix_only"] - bits[way]
+        summary[f"gain_{way}"] = estimate(gained, num_bytes, repos, seed)
+        summary[f"gain_{way}_percent"] = estimate(100 * gained, bits["prefix_only"], repos, seed)
+        nats = scores.stop_nats[way][is_in]
+        summary["stop"][way] = {
+            "nats": mean(nats, repos, seed),
+            "probability": mean(np.exp(-nats), repos, seed),
+        }
+    return summary | {"spans": len(taken), "bytes": int(num_bytes.sum())}

@@ -1,0 +1,165 @@
+"""Write a run's report: python -m evaluation report RUN makes RUN/report.html.
+
+One file that needs no network and no script: what was trained, on what, how it went, how good it
+is, how to use it. Every number comes from the files of the run; the same files give the same page.
+Holds the order of the parts and the headline figures; the parts are in the modules beside it.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluation.page import NO_VALUE as NOT_YET
+from evaluation.page import Html, count, document, duration, interval, percent, short, tag
+from evaluation.report_corpus import data
+from evaluation.report_scores import (
+    best_floor,
+    compression_verdict,
+    floor_verdict,
+    gain_verdict,
+    samples,
+    scores,
+)
+from evaluation.report_training import progress_warning, sentence, settings, training, usage
+from evaluation.run_files import RunFiles, read_run
+from hugcoder.files import atomic
+from hugcoder.recipe import parse
+from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Write the report of a run: one HTML file with curves, scores, samples and settings,
+from what train.py, python -m evaluation and python -m data_prep left on disk."""
+
+
+@dataclass
+class ReportArguments:
+    run: str = field(default="", metadata={"help": "Run folder of train.py; the first word."})
+    corpus: str = field(
+        default="",
+        metadata={"help": "Corpus folder; unset means where the run's token store says it is."},
+    )
+    output: str = field(
+        default="", metadata={"help": "File to write; unset means report.html in the run folder."}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise Refusal("no run is given; the first word must be a run folder of train.py.")
+        if self.output and Path(self.output).is_dir():
+            raise Refusal(f"--output {self.output} is a folder; name the .html file to write.")
+
+
+def headline(run: RunFiles) -> Html:
+    """The six figures to remember."""
+    return tag("dl", *_size_figures(run), *_score_figures(run), _time_figure(run), class_="figures")
+
+
+def _size_figures(run: RunFiles) -> list[Html]:
+    embedding = short(run.record["embedding_parameters"])
+    epochs = run.last("train/epoch")
+    turns = f", {epochs:.2f} times the corpus" if epochs else ""
+    return [
+        _figure("Parameters", short(run.record["parameters"]), "", f"{embedding} in embeddings"),
+        _figure(
+            "Tokens seen",
+            short(run.num_tokens),
+            "",
+            f"{count(run.num_steps)} steps of {count(run.record['tokens_per_step'])}, padding "
+            f"included{turns}",
+        ),
+    ]
+
+
+def _score_figures(run: RunFiles) -> list[Html]:
+    names = (
+        "Held-out bits per byte",
+        "What the text after a hole saves",
+        "Single lines filled in exactly",
+    )
+    if run.results is None:
+        logged = run.last("eval/bits_per_byte")
+        value = f"{logged:.3f}" if logged is not None else NOT_YET
+        why = "during training, not yet evaluated" if logged is not None else "not yet evaluated"
+        return [
+            _figure(names[0], value, "", why),
+            *(_figure(name, NOT_YET, "", "not yet evaluated") for name in names[1:]),
+        ]
+    whole = run.results["bits_per_byte"]
+    gain = run.results["middle_bits_per_byte"]["gain_psm_percent"]
+    line = run.results["infilling"]["single_line"]
+    exact = line["model"]["exact_match"]
+    floor_name, floor = best_floor(line, "exact_match")
+    compressors = f"gzip {whole['gzip']['value']:.3f}, xz {whole['xz']['value']:.3f}: "
+    floor_words = f"{percent(floor['value'])} for writing {floor_name}: "
+    return [
+        _figure(
+            names[0], f"{whole['model']['value']:.3f}", "", compressors, compression_verdict(whole)
+        ),
+        _figure(
+            names[1], f"{gain['value']:.1f}", "% of bits", _between(gain, 1), gain_verdict(gain)
+        ),
+        _figure(
+            names[2],
+            f"{100 * exact['value']:.1f}",
+            "%",
+            floor_words,
+            floor_verdict(line, "exact_match"),
+        ),
+    ]
+
+
+def _between(estimate: dict[str, Any], digits: int) -> str:
+    found = interval(estimate, digits=digits)
+    return f"95 %: {found}; " if found else ""
+
+
+def _time_figure(run: RunFiles) -> Html:
+    seconds = run.training_seconds
+    if not seconds:
+        return _figure("Training time", NOT_YET, "", "not yet logged")
+    steps = run.series("train/tokens_per_second")[-1][0]
+    rate = steps * run.record["tokens_per_step"] / seconds
+    host = run.record["host"]
+    device = f" on {host['cpus']} CPU cores" if run.argument("use_cpu") else ""
+    return _figure(
+        "Training time",
+        duration(seconds),
+        "",
+        f"{count(rate)} tokens per second{device}; evaluation and saving not counted",
+    )
+
+
+def _figure(name: str, value: str, unit: str, *why: Any) -> Html:
+    shown = tag("dd", value, tag("small", f" {unit}") if unit else "", class_="value")
+    return tag("div", tag("dt", name), shown, tag("dd", *why, class_="why"))
+
+
+def page(run: RunFiles) -> str:
+    """The report as HTML."""
+    name = run.folder.resolve().name
+    return document(
+        f"{name}: a code model",
+        tag("h1", name),
+        sentence(run),
+        progress_warning(run),
+        headline(run),
+        scores(run),
+        samples(run),
+        training(run),
+        data(run),
+        usage(run),
+        settings(run),
+        tag("footer", f"Made by python -m evaluation report from the files in {run.folder}."),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse([ReportArguments], argv, description=DESCRIPTION, positional="run")
+    run = read_run(Path(arguments.run), arguments.corpus)
+    output = Path(arguments.output) if arguments.output else run.folder / "report.html"
+    text = page(run)
+    with atomic(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{output} written ({short(len(text.encode()), 'B')}); open it in a browser.")

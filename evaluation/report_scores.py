@@ -1,0 +1,355 @@
+"""The report's parts about quality: scores beside their floors, verdicts, and samples to read.
+
+A verdict says no more than the intervals do: "better" only where they do not meet.
+"""
+
+from typing import Any
+
+from evaluation.page import (
+    Html,
+    count,
+    figure,
+    fold,
+    interval,
+    join,
+    missing,
+    note,
+    safe,
+    score,
+    section,
+    short,
+    table,
+    tag,
+)
+from evaluation.plots import BLUE, MUTED, Bar, BarGroup, bars
+from evaluation.report_corpus import clip
+from evaluation.run_files import RunFiles
+
+NUM_SAMPLES = 5
+MAX_CONTEXT, MAX_MIDDLE = 2000, 2000  # characters of a sample that are shown
+MAX_REPOSITORIES = 100
+COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}
+WAYS = {
+    "prefix_only": "text before it",
+    "psm": "both sides, PSM",
+    "spm": "both sides, SPM",
+}
+FLOORS = {"empty": "nothing", "copy_previous_line": "line above again"}
+GOOD, BAD, OPEN = "good", "bad", "open"
+Estimate = dict[str, float | None]
+
+
+def compare(one: Estimate, other: Estimate) -> int:
+    """1 when one is above the other with intervals apart, -1 when below, 0 when they meet.
+
+    An estimate of one repository has no interval; its value then stands for it.
+    """
+    low, high = ((e["value"] if e[k] is None else e[k]) for e, k in ((one, "low"), (one, "high")))
+    other_low = other["value"] if other["low"] is None else other["low"]
+    other_high = other["value"] if other["high"] is None else other["high"]
+    return (low > other_high) - (high < other_low)
+
+
+def compression_verdict(whole: dict[str, Any]) -> Html:
+    """How the model stands to gzip and xz, in words."""
+    relations = [compare(whole["model"], whole[name]) for name in COMPRESSORS]
+    words = {
+        (-1, -1): (GOOD, "better than both"),
+        (1, 1): (BAD, "worse than both"),
+    }
+    kind, verdict = words.get(tuple(relations), (OPEN, "not clearly better than both"))
+    return tag("span", verdict, class_=kind)
+
+
+def gain_verdict(gain: Estimate) -> Html:
+    """Whether the text after a hole helps, in words."""
+    relation = compare(gain, {"value": 0.0, "low": None, "high": None})
+    words = {
+        1: (GOOD, "the text after is used"),
+        0: (OPEN, "no gain shown"),
+        -1: (BAD, "the text after does harm"),
+    }
+    kind, verdict = words[relation]
+    return tag("span", verdict, class_=kind)
+
+
+def best_floor(part: dict[str, Any], name: str) -> tuple[str, Estimate]:
+    """The trivial answer that scores most, and its score."""
+    floors = {floor: scores[name] for floor, scores in part["floors"].items()}
+    best = max(floors, key=lambda floor: floors[floor]["value"])
+    return FLOORS[best], floors[best]
+
+
+def floor_verdict(part: dict[str, Any], name: str) -> Html:
+    """How the model stands to the best trivial answer, in words."""
+    _, floor = best_floor(part, name)
+    words = {
+        1: (GOOD, "above the floor"),
+        0: (OPEN, "not clearly above the floor"),
+        -1: (BAD, "below the floor"),
+    }
+    kind, verdict = words[compare(part["model"][name], floor)]
+    return tag("span", verdict, class_=kind)
+
+
+def evaluate_command(run: RunFiles) -> str:
+    return f"python -m evaluation {run.model_folder} --corpus {run.corpus_path or 'CORPUS'}"
+
+
+def scores(run: RunFiles) -> Html:
+    """Everything that was measured on held-out repositories."""
+    title = "How good it is"
+    if run.results is None:
+        return section(title, missing("scores and samples", evaluate_command(run)))
+    results = run.results
+    return section(
+        title,
+        _other_data_warning(run),
+        note(
+            f"Measured on files of held-out repositories in {results['seconds']:.0f} s. Small "
+            "figures are 95 % intervals, from resampling repositories; where they are wide, raise "
+            "--max_documents and --num_spans."
+        ),
+        *_whole_files(results["bits_per_byte"]),
+        *_middles(results["middle_bits_per_byte"]),
+        *_generated(results),
+    )
+
+
+def _other_data_warning(run: RunFiles) -> Html | str:
+    """One line when the scores belong to another tokenizer than the run's."""
+    measured = run.results["settings"].get("tokenizer", "")
+    own = run.record["identity"]["tokenizer"]
+    if not measured or measured.startswith(own):
+        return ""
+    return tag(
+        "p",
+        f"These scores were made with another tokenizer ({measured[:16]}) than the run's ({own}): "
+        "they are of another model. ",
+        tag("code", evaluate_command(run)),
+        " makes them anew.",
+        class_="warning",
+    )
+
+
+def _whole_files(whole: dict[str, Any]) -> list[Html]:
+    names = {"model": "this model", **COMPRESSORS}
+    groups = [
+        BarGroup(
+            "",
+            [
+                _bar(name, whole[key], BLUE if key == "model" else MUTED, 1, 3)
+                for key, name in names.items()
+            ],
+        )
+    ]
+    parts = [("language", whole["by_language"])] if len(whole["by_language"]) > 1 else []
+    return [
+        tag("h3", "Bits per byte of whole files"),
+        figure(
+            bars(groups, x_label="bits per byte, lower is better"),
+            f"{count(whole['files'])} files, {short(whole['bytes'], 'B')}, "
+            f"{count(whole['repositories'])} repositories: the bits it takes to write each file "
+            "down, byte by byte, from left to right. A byte written plainly takes 8. The "
+            "compressors see each file alone; a model is of use only where it needs fewer bits than they do. "
+            "This one is ",
+            compression_verdict(whole),
+            ".",
+            class_="bars",
+        ),
+        *(_by_part(name, amounts) for name, amounts in parts),
+        fold("By repository", _by_part("repository", whole["by_repository"])),
+    ]
+
+
+def _by_part(name: str, parts: dict[str, dict[str, Any]]) -> Html:
+    ordered = sorted(parts, key=lambda part: -parts[part]["bytes"])[:MAX_REPOSITORIES]
+    rows = [
+        [
+            clip(part),
+            count(parts[part]["files"]),
+            short(parts[part]["bytes"], "B"),
+            score(parts[part]),
+            *(f"{parts[part][compressor]:.3f}" for compressor in COMPRESSORS),
+        ]
+        for part in ordered
+    ]
+    if more := len(parts) - len(ordered):
+        rows.append([f"{count(more)} smaller ones left out", "", "", "", "", ""])
+    return table([name, "files", "size", "this model", *COMPRESSORS.values()], rows)
+
+
+def _middles(middle: dict[str, Any]) -> list[Html]:
+    rows = []
+    for kind, part in {"all": middle, **middle.get("by_kind", {})}.items():
+        gains = [score(part[f"gain_{way}_percent"], digits=1) for way in ("psm", "spm")]
+        values = [score(part[way]) for way in WAYS]
+        rows.append([kind.replace("_", " "), count(part["spans"]), *values, *gains])
+    head = ["holes", "number", *WAYS.values(), "gain PSM, %", "gain SPM, %"]
+    stops = join(
+        (
+            f"{_percent(middle['stop'][way]['probability'])} ({way.upper()})"
+            for way in ("psm", "spm")
+        ),
+        ", ",
+    )
+    return [
+        tag("h3", "Bits per byte of true middles"),
+        table(head, rows),
+        note(
+            "The same middles, scored knowing only the text before them, and knowing both sides in "
+            "prefix-suffix-middle or suffix-prefix-middle order. The gain is the share of bits "
+            "that the text after saves: it is what fill-in-the-middle training is for. Here ",
+            gain_verdict(middle["gain_psm_percent"]),
+            " (PSM) and ",
+            gain_verdict(middle["gain_spm_percent"]),
+            " (SPM). After the true middle the model ends with a probability of ",
+            stops,
+            ".",
+        ),
+    ]
+
+
+def _generated(results: dict[str, Any]) -> list[Html]:
+    parts = results["infilling"]
+    shown = {kind: kind.replace("_", " ") for kind in parts}
+    groups = [_floor_bars(shown[kind], part, "exact_match") for kind, part in parts.items()]
+    similarity = [_floor_bars(shown[kind], part, "edit_similarity") for kind, part in parts.items()]
+    tables = [
+        join([tag("h3", shown[kind]), _generated_table(part)]) for kind, part in parts.items()
+    ]
+    return [
+        tag("h3", "Generated middles"),
+        note(
+            f"Holes filled greedily in {results['settings']['mode'].upper()} order, at most "
+            f"{count(results['settings']['max_new_tokens'])} tokens, compared with what stood "
+            "there. Two trivial answers show what a score is worth: writing nothing, and writing "
+            "the line above again."
+        ),
+        tag(
+            "div",
+            figure(
+                bars(groups, x_label="per cent of holes", x_max=None),
+                "Exactly what stood there, to the character.",
+                title="Exact match",
+            ),
+            figure(
+                bars(similarity, x_label="per cent", x_max=None),
+                "How much of the text is the same, from 0 (nothing) to 100 (all of it).",
+                title="Edit similarity",
+            ),
+            class_="two",
+        ),
+        fold("All scores of generated middles", *tables),
+    ]
+
+
+def _floor_bars(name: str, part: dict[str, Any], metric: str) -> BarGroup:
+    made = [_bar("this model", part["model"][metric], BLUE, 100, 1)]
+    made += [
+        _bar(FLOORS[floor], values[metric], MUTED, 100, 1)
+        for floor, values in part["floors"].items()
+    ]
+    return BarGroup(f"{name} ({part['spans']} holes)", made)
+
+
+def _bar(name: str, estimate: Estimate, color: str, factor: float, digits: int) -> Bar:
+    low, high = (None if estimate[k] is None else estimate[k] * factor for k in ("low", "high"))
+    label = f"{estimate['value'] * factor:.{digits}f}"
+    return Bar(name, estimate["value"] * factor, low, high, label, color)
+
+
+def _generated_table(part: dict[str, Any]) -> Html:
+    """All scores of one kind of hole, model first, floors under it."""
+    shares = {
+        "exact_match": "exact, %",
+        "exact_match_stripped": "exact but for blanks, %",
+        "first_line_match": "first line, %",
+        "edit_similarity": "similarity, %",
+        "syntax_valid": "valid syntax, %",
+        "stopped": "ended by itself, %",
+    }
+    answers = {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
+    rows = [
+        [
+            name,
+            *(score(values.get(metric), 100, 1) for metric in shares),
+            score(values.get("length_error"), 1, 1),
+        ]
+        for name, values in answers.items()
+    ]
+    return table([f"{part['spans']} holes", *shares.values(), "length off by, characters"], rows)
+
+
+def _percent(estimate: Estimate) -> Html:
+    return join([f"{100 * estimate['value']:.1f} %, {interval(estimate, 100, 1)}"])
+
+
+# ---- samples -----------------------------------------------------------------------------------
+
+
+def samples(run: RunFiles) -> Html | str:
+    """Holes to look at, side by side with what the model wrote."""
+    if run.results is None:
+        return ""
+    chosen = choose_samples(run.results["samples"])
+    num_exact = sum(one["exact"] for one in chosen)
+    return section(
+        "Samples",
+        note(
+            f"The first {len(chosen)} holes of the evaluation, kinds taking turns, not chosen by "
+            f"how they came out: {num_exact} of them exact. Left what stood in the file, right "
+            "what the model wrote there."
+        ),
+        *(_sample(one) for one in chosen),
+    )
+
+
+def choose_samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first few, kinds of hole taking turns."""
+    kinds = list(dict.fromkeys(one["kind"] for one in found))
+    turn = {kind: 0 for kind in kinds}
+    order = []
+    for one in found:
+        order.append((turn[one["kind"]], kinds.index(one["kind"]), one))
+        turn[one["kind"]] += 1
+    return [one for *_, one in sorted(order, key=lambda entry: entry[:2])[:NUM_SAMPLES]]
+
+
+def _sample(one: dict[str, Any]) -> Html:
+    verdict = (
+        tag("span", "exact", class_=GOOD) if one["exact"] else tag("span", "differs", class_=BAD)
+    )
+    ended = "" if one.get("stopped", True) else ", cut off at the token limit"
+    head = tag(
+        "h3",
+        tag("b", clip(f"{one['repo']}: {one['path']}")),
+        f" \N{MIDDLE DOT} {one['kind'].replace('_', ' ')} \N{MIDDLE DOT} ",
+        verdict,
+        ended,
+    )
+    sides = tag(
+        "div",
+        _side("in the file", one, one["truth"], ""),
+        _side("written by the model", one, one["generated"], "" if one["exact"] else "wrong"),
+        class_="two",
+    )
+    return tag("article", head, sides, class_="sample")
+
+
+def _side(title: str, one: dict[str, Any], middle: str, class_: str) -> Html:
+    shown = _limited(middle, MAX_MIDDLE) if middle else tag("span", "(nothing)", class_="nothing")
+    # A newline right after <pre> is swallowed by the browser, so one is given to it.
+    code = tag(
+        "pre",
+        "\n",
+        one["prefix"][-MAX_CONTEXT:],
+        tag("mark", shown, class_=class_),
+        one["suffix"][:MAX_CONTEXT],
+    )
+    return tag("div", tag("span", title), code, class_="side")
+
+
+def _limited(text: str, limit: int) -> Html:
+    more = len(text) - limit
+    return safe(text[:limit] + (f"... ({more:,} more characters)" if more > 0 else ""))

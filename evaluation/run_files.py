@@ -1,0 +1,153 @@
+"""What a run has left on disk: its record, its metrics, its evaluation, and the data it came from.
+
+Reads only; what is not there is None, so that the report can say which command makes it. Holds no
+HTML.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hugcoder import checkpoint, corpus
+from hugcoder.files import read_manifest
+from hugcoder.refusal import Refusal
+
+RECORD, METRICS = "run.json", "metrics.jsonl"
+RESULTS = Path("evaluation") / "results.json"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run folder and what it points to.
+
+    Args:
+        metrics: the lines of metrics.jsonl in order.
+        corpus_path: where the corpus should be; empty when nothing says it.
+        store, tokenizer: manifest of the token store and measure.json of the tokenizer in it.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    model_config: dict[str, Any] | None
+    results: dict[str, Any] | None
+    store: dict[str, Any] | None
+    corpus_path: str
+    corpus: dict[str, Any] | None
+    tokenizer: dict[str, Any] | None
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / checkpoint.FINAL_MODEL
+
+    @property
+    def is_finished(self) -> bool:
+        return self.model_config is not None
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """A setting of the run; groups share no names."""
+        groups = self.record["arguments"].values()
+        return next((group[name] for group in groups if name in group), default)
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """(step, value) of every finite value that was logged under a name."""
+        found = [(line["step"], line[name]) for line in self.metrics if name in line]
+        return [(step, value) for step, value in found if math.isfinite(value)]
+
+    def last(self, name: str) -> float | None:
+        """The last value logged under a name; None when there is none."""
+        values = self.series(name)
+        return values[-1][1] if values else None
+
+    @property
+    def num_steps(self) -> int:
+        return max((line["step"] for line in self.metrics), default=0)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all rows so far, padding included."""
+        return self.num_steps * self.record["tokens_per_step"]
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds spent in training steps, over all sessions: tokens over the logged speed.
+
+        Evaluation and saving are not in it; steps since the last log line are not either.
+        """
+        seconds, before = 0.0, 0.0
+        for step, rate in self.series("train/tokens_per_second"):
+            seconds += (step - before) * self.record["tokens_per_step"] / rate
+            before = step
+        return seconds
+
+
+def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
+    """Read a run folder.
+
+    Args: corpus_path: the corpus, when it is no longer where the token store says.
+    Raises: Refusal when `folder` is no run, or a file in it is damaged or of another kind.
+    """
+    record = _read_json(folder / RECORD)
+    if record is None:
+        is_inside = (folder.parent / RECORD).is_file()
+        hint = f"give {folder.parent}" if is_inside else "give the --output_dir of a train.py run"
+        raise Refusal(f"{folder} is no run folder (there is no {RECORD} in it); {hint}.")
+    store_folder = Path(record["arguments"]["DataArguments"]["token_store"])
+    store = read_manifest(store_folder)
+    named_corpus = corpus_path or (store or {}).get("corpus", "")
+    is_complete = checkpoint.is_complete(folder / checkpoint.FINAL_MODEL)
+    return RunFiles(
+        folder=folder,
+        record=record,
+        metrics=_read_metrics(folder / METRICS),
+        model_config=_read_json(folder / "model" / "config.json") if is_complete else None,
+        results=_read_results(folder / RESULTS),
+        store=store,
+        corpus_path=named_corpus,
+        corpus=_read_corpus(named_corpus, is_required=bool(corpus_path)),
+        tokenizer=_read_json(store_folder / "tokenizer" / "measure.json"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"{path} is damaged ({error}); make it again or remove it.") from None
+
+
+def _read_results(path: Path) -> dict[str, Any] | None:
+    results = _read_json(path)
+    if results is not None and results.get("kind") != "evaluation":
+        raise Refusal(
+            f"{path} is not what `python -m evaluation` writes (its kind is "
+            f"{results.get('kind')!r}); move it away and evaluate again."
+        )
+    return results
+
+
+def _read_corpus(path: str, *, is_required: bool) -> dict[str, Any] | None:
+    """The corpus's manifest. Raises: Refusal when the user named a folder that is no corpus."""
+    if not path:
+        return None
+    if not is_required and read_manifest(Path(path)) is None:
+        return None
+    return corpus.manifest_of(Path(path))
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The logged lines; a last line without its end is still being written and is left out."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise Refusal(f"{path} line {number} is damaged ({error}); remove that line.") from None
+    return lines

@@ -1,0 +1,202 @@
+"""Complete a text or fill a hole in a file with a checkpoint, streaming.
+
+    python generate.py runs/quickstart/model --prompt "def read("
+    python generate.py runs/quickstart/model --infill path/to/file.py:120:8
+    python generate.py runs/quickstart/model --infill notes.py     (with <FILL> and </FILL> in it)
+
+Only the new text goes to standard output; one line on standard error says how it went. The file is
+never changed. Holds where the hole is; `hugcoder.generation` makes and runs the prompt.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hugcoder.recipe import parse
+from hugcoder.refusal import Refusal, entry_point
+
+DESCRIPTION = """Complete a text or fill a hole in a file: python generate.py MODEL --prompt TEXT,
+or --infill FILE:LINE:COLUMN. LINE and COLUMN are counted from 1; COLUMN counts characters (a tab is
+one, an accented letter is one), so FILE:1:1 is before the first character of the file, and the
+column behind the last character of a line is the line's length plus 1."""
+
+
+@dataclass
+class GenerateArguments:
+    model: str = field(
+        default="", metadata={"help": "Run folder, its model/ folder, or hub name; the first word."}
+    )
+    prompt: str = field(default="", metadata={"help": "Text to continue."})
+    prompt_file: str = field(default="", metadata={"help": "File whose text to continue."})
+    infill: str = field(
+        default="",
+        metadata={
+            "help": "FILE:LINE:COLUMN, a cursor; or FILE with a hole between the two marks, whose "
+            "text is thought away."
+        },
+    )
+    start_mark: str = field(default="<FILL>", metadata={"help": "Where the hole of a file begins."})
+    end_mark: str = field(default="</FILL>", metadata={"help": "Where the hole of a file ends."})
+    mode: Literal["psm", "spm"] = field(
+        default="psm",
+        metadata={"help": "Order in an infilling prompt: prefix or suffix first."},
+    )
+    max_new_tokens: int = field(default=128, metadata={"help": "Stop after so many tokens."})
+    temperature: float = field(
+        default=0.0, metadata={"help": "0 takes the likeliest token; higher draws more freely."}
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata={"help": "Draw from the likeliest tokens that together have this probability."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+    device: str | None = field(
+        default=None, metadata={"help": "torch device; unset takes the accelerator if any."}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None,
+        metadata={"help": "Precision; unset means float32 on the CPU and bfloat16 elsewhere."},
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise Refusal("no model is given; the first word must be a model or run folder.")
+        given = [f"--{n}" for n in ("prompt", "prompt_file", "infill") if getattr(self, n)]
+        if len(given) != 1:
+            raise Refusal(
+                f"exactly one of --prompt, --prompt_file and --infill must be given, not "
+                f"{' and '.join(given) or 'none'}."
+            )
+        if self.max_new_tokens < 1:
+            raise Refusal(f"max_new_tokens {self.max_new_tokens} must be at least 1.")
+        if self.temperature < 0:
+            raise Refusal(f"temperature {self.temperature} must be at least 0.")
+        if not 0 < self.top_p <= 1:
+            raise Refusal(f"top_p {self.top_p} must be above 0 and at most 1.")
+        if self.top_p < 1 and self.temperature == 0:
+            raise Refusal(
+                f"top_p {self.top_p} has no effect at temperature 0, which draws nothing; give a "
+                "temperature above 0."
+            )
+        if not self.start_mark or not self.end_mark or self.start_mark == self.end_mark:
+            raise Refusal("start_mark and end_mark must be two different texts.")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """What stands before and after the text to write; newlines are LF, whatever the file has."""
+
+    prefix: str
+    suffix: str
+    newline: str  # the file's
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, its newlines untouched. Raises: Refusal when there is none."""
+    if not path.is_file():
+        raise Refusal(f"{path} is no file; give the path of a text file.")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} is not UTF-8 (byte {error.start}); convert it first.") from None
+
+
+def find_hole(infill: str, start_mark: str, end_mark: str) -> Hole:
+    """Find the place that --infill names.
+
+    Raises: Refusal when the file, the position or the marks are not there.
+    """
+    position = re.fullmatch(r"(.+):(\d+):(\d+)", infill)
+    path = Path(position[1] if position else infill)
+    text = read_text(path)
+    is_crlf = "\r\n" in text and text.count("\r\n") == text.count("\n")
+    if is_crlf:  # most code a model has seen has LF; the answer gets the file's own again
+        text = text.replace("\r\n", "\n")
+    if position:
+        start = stop = _offset(text, path, int(position[2]), int(position[3]))
+        prefix, suffix = text[:start], text[stop:]
+    else:
+        prefix, suffix = _around_marks(text, path, start_mark, end_mark)
+    return Hole(prefix, suffix, "\r\n" if is_crlf else "\n")
+
+
+def _offset(text: str, path: Path, line: int, column: int) -> int:
+    """Characters before a position counted from 1."""
+    lines = text.split("\n")
+    if not 1 <= line <= len(lines):
+        raise Refusal(f"{path} has lines 1 to {len(lines)}, so line {line} is outside the file.")
+    if not 1 <= column <= len(lines[line - 1]) + 1:
+        raise Refusal(
+            f"line {line} of {path} has columns 1 to {len(lines[line - 1]) + 1} (counted in "
+            f"characters), so column {column} is outside the line."
+        )
+    return sum(len(before) + 1 for before in lines[: line - 1]) + column - 1
+
+
+def _around_marks(text: str, path: Path, start_mark: str, end_mark: str) -> tuple[str, str]:
+    prefix, start, rest = text.partition(start_mark)
+    _, end, suffix = rest.partition(end_mark)
+    if not start or not end or start_mark in rest or end_mark in suffix:
+        raise Refusal(
+            f"{path} must hold {start_mark} and after it {end_mark}, each once, around the hole; "
+            f"or give a cursor as {path}:LINE:COLUMN."
+        )
+    return prefix, suffix
+
+
+def end_sentence(last: int | None, stops: frozenset[int], special_ids: dict[str, int]) -> str:
+    """How a generation ended, from its last id."""
+    if last not in stops:
+        return "stopped at max_new_tokens"
+    names = {index: name for name, index in special_ids.items()}
+    return f"stopped at {names.get(last, last)}"
+
+
+def _recording(ids: Iterator[int], record: list[int]) -> Iterator[int]:
+    for index in ids:
+        record.append(index)
+        yield index
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse([GenerateArguments], argv, description=DESCRIPTION, positional="model")
+    hole, text = None, arguments.prompt
+    if arguments.infill:
+        hole = find_hole(arguments.infill, arguments.start_mark, arguments.end_mark)
+    elif arguments.prompt_file:
+        text = read_text(Path(arguments.prompt_file))
+
+    from transformers.utils import logging as transformers_logging
+
+    from hugcoder import generation
+
+    transformers_logging.disable_progress_bar()
+    model, codec = generation.load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    room = generation.prompt_room(model, arguments.max_new_tokens)
+    if hole:
+        prompt = generation.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, room)
+    else:
+        prompt = generation.completion_prompt(codec, text, room)
+    stops = generation.stop_ids(model, codec)
+    sampling = generation.Sampling(arguments.temperature, arguments.top_p, arguments.seed)
+
+    new_ids: list[int] = []
+    start = time.perf_counter()
+    stream = generation.stream_tokens(model, prompt, stops, arguments.max_new_tokens, sampling)
+    for piece in generation.stream_text(codec, _recording(stream, new_ids), stops):
+        sys.stdout.write(piece.replace("\n", hole.newline) if hole else piece)
+        sys.stdout.flush()
+    seconds = time.perf_counter() - start
+    print(
+        f"{len(new_ids)} tokens in {seconds:.2f} s ({len(new_ids) / seconds:.0f} tokens/s), "
+        f"{end_sentence(new_ids[-1], stops, codec.special_ids)}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    entry_point(main)()
