@@ -92,6 +92,12 @@ FORMATS = (
     CODELLAMA,
     SANTACODER,
 )  # spellings from each family's model card
+SENTINELS = frozenset(
+    name
+    for known in FORMATS
+    for name in (known.prefix, known.suffix, known.middle, known.pad, known.file_separator)
+    if name
+)
 
 
 @dataclass(frozen=True)
@@ -231,14 +237,17 @@ def is_transformed(
     return hash_uniform(seed, epoch, documents, pieces, repeats) < fim_rate
 
 
+def keyed_rng(*keys: int | str) -> np.random.Generator:
+    """A random stream that is a function of its keys alone."""
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
 def piece_rng(
     seed: int, epoch: int, document: int, piece: int, repeat: int = 0
 ) -> np.random.Generator:
     """The random stream of one piece."""
-    key = hashlib.blake2b(
-        f"{seed},{epoch},{document},{piece},{repeat}".encode(), digest_size=16
-    ).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    return keyed_rng(seed, epoch, document, piece, repeat)
 
 
 # ---- spans ---------------------------------------------------------------------------------------
@@ -269,7 +278,7 @@ def _short_span(text: str, rng: np.random.Generator) -> Span:
 
 def _line_span(text: str, rng: np.random.Generator) -> Span:
     """From a cursor to the end of a line: its own (60 %) or one of the next seven."""
-    anywhere = int(rng.integers(0, len(text)))
+    anywhere = int(rng.integers(0, max(len(text), 1)))
     line_start = text.rfind("\n", 0, anywhere) + 1
     num_lines = 1 if rng.random() < 0.6 else int(rng.integers(2, MAX_SPAN_LINES + 1))
     stop = line_start - 1
@@ -278,6 +287,8 @@ def _line_span(text: str, rng: np.random.Generator) -> Span:
         if stop < 0:
             stop = len(text)
             break
+    if text[line_start:stop].endswith("\r"):
+        stop -= 1  # the line ends in \r\n, which stays whole
     line = text[line_start:stop]
     indentation = line_start + len(line) - len(line.lstrip())
     start = int(rng.integers(indentation, stop + 1)) if rng.random() < 0.5 else indentation
@@ -313,6 +324,16 @@ def planned_length(num_tokens: np.ndarray | int) -> np.ndarray | int:
     return num_tokens + NUM_ADDED_TOKENS + RESERVE_TOKENS
 
 
+def _shorten(text: str, encode: Encode, max_tokens: int, keep_start: bool) -> list[int]:
+    """Ids of the longest start (or end) of `text`, whole characters, found to fit."""
+    ids = encode([text])[0]
+    while len(ids) > max(max_tokens, 0):
+        keep = len(text) - min(len(ids) - max(max_tokens, 0), len(text))
+        text = text[:keep] if keep_start else text[len(text) - keep :]
+        ids = encode([text])[0]
+    return ids
+
+
 def make_unit(
     text: str,
     encode: Encode,
@@ -333,16 +354,14 @@ def make_unit(
     is_spm = rng.random() < settings.spm_rate
     for _ in range(REDRAWS):
         span = draw_span(text, rng, settings.spans)
-        prefix, suffix, middle = encode(
-            [text[: span.start], text[span.stop :], text[span.start : span.stop]]
-        )
-        excess = len(prefix) + len(suffix) + len(middle) + NUM_ADDED_TOKENS - max_tokens
-        if excess <= 0:
+        texts = [text[: span.start], text[span.stop :], text[span.start : span.stop]]
+        prefix, suffix, middle = encode(texts)
+        if len(prefix) + len(suffix) + len(middle) + NUM_ADDED_TOKENS <= max_tokens:
             break
-    if excess > 0:
-        from_suffix = min(excess, len(suffix))
-        suffix = suffix[: len(suffix) - from_suffix]
-        prefix = prefix[excess - from_suffix :]
+    else:
+        room = max_tokens - NUM_ADDED_TOKENS - len(middle)
+        suffix = _shorten(texts[1], encode, room - len(prefix), keep_start=True)
+        prefix = _shorten(texts[0], encode, room - len(suffix), keep_start=False)
     order = ids.format.spm if is_spm else ids.format.psm
     unit = [*ids.arrange(order, prefix, suffix, middle), ids.end]
     if len(unit) > max_tokens:

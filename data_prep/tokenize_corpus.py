@@ -6,7 +6,6 @@ so a killed run goes on where it was. The format itself is in `hugcoder.token_st
 
 import json
 import logging
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from hugcoder import corpus as corpora
 from hugcoder import token_store
-from hugcoder.codec import Codec
+from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
@@ -54,7 +53,7 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
     if not _claim(store, origin):
         print(f"{store} is complete; nothing to do.")
         return
-    shutil.copytree(tokenizer, store / "tokenizer", dirs_exist_ok=True)
+    copy_tokenizer(tokenizer, store / "tokenizer")
     splits = {split: _encode_split(corpus, split, store, codec) for split in corpora.SPLITS}
     write_json(
         store / MANIFEST,
@@ -86,6 +85,8 @@ def _claim(store: Path, origin: dict[str, Any]) -> bool:
             f"{store} was made with another {name.split('_')[0]} ({name} {before}, now {now}); "
             "delete it or give another --output_dir."
         )
+    if not claim.is_file() and store.is_dir() and any(store.iterdir()):
+        raise Refusal(f"{store} holds something else; give another --output_dir.")
     if read_manifest(store) is not None:
         return False
     write_json(claim, origin)

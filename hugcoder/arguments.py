@@ -195,6 +195,8 @@ class PretrainArguments(TrainingArguments):
                 raise Refusal(
                     f"{name} {getattr(self, name)} is not possible here, only {value}: {reason}."
                 )
+        if not 0 <= self.seed < 2**32:
+            raise Refusal(f"seed {self.seed} is no seed; give 0 to {2**32 - 1}.")
         for name in ("decay_ratio", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Refusal(f"{name} {getattr(self, name)} is not a share; give 0 to 1.")

@@ -30,9 +30,13 @@ def complete(folder: Path, identity: dict[str, Any], step: int) -> None:
 def is_complete(folder: Path) -> bool:
     """Whether the manifest is there and every file it names has the size it says."""
     manifest = read_manifest(folder)
-    return manifest is not None and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size
-        for name, size in manifest["files"].items()
+    return (
+        manifest is not None
+        and "files" in manifest
+        and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size
+            for name, size in manifest["files"].items()
+        )
     )
 
 

@@ -7,12 +7,13 @@ length, line ends, code points cut in two.
 
 import functools
 import hashlib
+import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 import fim
 from hugcoder.refusal import Refusal
@@ -31,8 +32,8 @@ class Codec:
     """A byte-level BPE tokenizer with what HugCoder needs to know of its vocabulary.
 
     Args: folder that holds `tokenizer.json`.
-    Raises: Refusal when it is not there or is not byte-level (then text would not come back byte
-    for byte).
+    Raises: Refusal when it is not there or is broken; and, once bytes are asked for, when it is not
+    byte-level (then text would not come back byte for byte).
     """
 
     def __init__(self, folder: str | Path):
@@ -43,7 +44,11 @@ class Codec:
                 f"there is no tokenizer in {self.folder} (no tokenizer.json); train one with "
                 "`python -m tokenizer`."
             )
-        self._tokenizer = Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more precise
+            raise Refusal(f"{path} is not a tokenizer: {error}") from None
+        self._mark_sentinels_special()
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -51,6 +56,14 @@ class Codec:
             t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special
         }
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _mark_sentinels_special(self) -> None:
+        """Some families (Qwen2.5-Coder, CodeGemma) ship their FIM sentinels as ordinary tokens."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        sentinels = [token.content for token in added if token.content in fim.SENTINELS]
+        self._tokenizer.add_special_tokens(
+            [AddedToken(name, special=True, normalized=False) for name in sentinels]
+        )
 
     def __reduce__(self):
         return Codec, (str(self.folder),)  # a data loader worker reads its own copy
@@ -67,9 +80,9 @@ class Codec:
         ]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids; special tokens stand for no bytes."""
+        """The bytes of ids; special tokens and the padding of a vocabulary stand for none."""
         table = self.token_bytes
-        return b"".join([table[index] for index in ids])
+        return b"".join([table[index] for index in ids if index < len(table)])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are no valid UTF-8 become U+FFFD."""
@@ -77,7 +90,7 @@ class Codec:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """Bytes of each id; empty for special tokens."""
+        """Bytes of each id; empty for special tokens. Raises: Refusal, see the class."""
         alphabet = _byte_of_character()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         table = [b""] * (max(vocabulary.values()) + 1)
@@ -129,3 +142,18 @@ class Codec:
     def pad(self) -> int:
         """The id that fills the rest of a row; its labels are always -100."""
         return self.special_ids.get(self.fim_ids.format.pad, self.end_of_text)
+
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's files as they are.
+
+    Saving it through transformers 5 would rename its class to one that transformers 4 and
+    converters refuse.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

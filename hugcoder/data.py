@@ -67,7 +67,9 @@ def load_held_out(
         fim_settings = dataclasses.replace(data.fim_settings, fim_rate=rate)
         rows = PackedRows(store, codec, dataclasses.replace(settings, fim=fim_settings))
         # whole batches on every rank, so that none is padded with rows counted twice
-        batch = training.per_device_eval_batch_size * training.world_size
-        rows.num_rows = max(min(data.held_out_rows, rows.num_rows) // batch * batch, 1)
+        num_rows = min(data.held_out_rows, rows.num_rows)
+        step = training.per_device_eval_batch_size * training.world_size
+        step = step if num_rows >= step else training.world_size
+        rows.num_rows = max(num_rows // step * step, 1)
         held_out[name] = rows
     return held_out

@@ -7,7 +7,6 @@ the special ids always come from the tokenizer.
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from hugcoder.arguments import ModelArguments
-from hugcoder.codec import Codec
+from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
 from hugcoder.refusal import Refusal
@@ -176,19 +175,13 @@ def measure_model(model: PreTrainedModel, row_length: int) -> ModelSize:
     return ModelSize(parameters, embedding, flops)
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-
 def finish_model_folder(folder: Path, tokenizer: Path) -> None:
     """Make a folder of weights one that any Hugging Face program opens.
 
-    Copies the tokenizer file by file (saving it through transformers 5 would rename its class to
-    one that transformers 4 and converters refuse), and sets in config.json use_cache, which
-    training switches off, and rope_theta, which readers older than transformers 5 look for.
+    Adds the tokenizer, and sets in config.json use_cache, which training switches off, and
+    rope_theta, which readers older than transformers 5 look for.
     """
-    for name in TOKENIZER_FILES:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, folder / name)
+    copy_tokenizer(tokenizer, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["use_cache"] = True
     rope = config.get("rope_parameters") or {}

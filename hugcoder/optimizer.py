@@ -8,11 +8,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
-def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon takes it: a 2-D weight inside the layers, no embedding and no output head."""
-    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
+    """What Muon takes: the 2-D weights inside the layers, no embedding and no output head."""
+    outside = {
+        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
+    head = model.get_output_embeddings()
+    outside |= {id(p) for p in head.parameters()} if head is not None else set()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [p for p in trained if p.ndim == 2 and id(p) not in outside]
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -50,7 +57,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_muon(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     muon_learning_rate: float,
     muon_weight_decay: float,
@@ -59,10 +66,9 @@ def make_muon(
     epsilon: float,
 ) -> MuonWithAdamW:
     """Split a model's parameters between Muon and AdamW; what AdamW takes here does not decay."""
-    matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (matrices if is_hidden_matrix(name, parameter) else others).append(parameter)
+    matrices = hidden_matrices(model)
+    taken = {id(parameter) for parameter in matrices}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     muon = torch.optim.Muon(matrices, lr=muon_learning_rate, weight_decay=muon_weight_decay)
     adamw = torch.optim.AdamW(
         others, lr=learning_rate, betas=betas, eps=epsilon, weight_decay=0.0, fused=True

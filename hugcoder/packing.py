@@ -176,8 +176,7 @@ def plan_epoch(
         times = np.floor(wanted + fim.hash_uniform(seed, epoch, uids, 1 << 40)).astype(np.int64)
     unit = np.repeat(np.arange(len(uids)), times)
     repeat = np.arange(len(unit)) - np.repeat(np.cumsum(times) - times, times)
-    key = int.from_bytes(f"order {seed} {epoch}".encode()[:16], "little")
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = fim.keyed_rng("order", seed, epoch)
     order = rng.permutation(len(unit))
     unit, repeat = unit[order], repeat[order].astype(np.int16)
     is_fim = fim.is_transformed(

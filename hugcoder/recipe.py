@@ -10,9 +10,11 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import re
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +100,7 @@ class _Parser(HfArgumentParser):
             if inherited
             else own
         )
-        hints = _type_hints(dtype)
+        hints = typing.get_type_hints(dtype)
         for field in sorted(
             (f for f in dataclasses.fields(dtype) if f.init), key=lambda f: f.name in inherited
         ):
@@ -132,12 +134,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return option if action.nargs in (0, "?") else f"{option} {action.dest.upper()}"
 
 
-def _type_hints(dtype: type) -> dict[str, Any]:
-    from typing import get_type_hints
-
-    return get_type_hints(dtype)
-
-
 def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting]:
     """All settings in the order in which they count, each with the place it came from."""
     settings: list[Setting] = []
@@ -145,8 +141,10 @@ def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting
         word = words.pop(0)
         if word.endswith((".yaml", ".yml")):
             settings += read_recipe(Path(word), parser)
-        elif positional:
+        elif positional and all(setting.name != positional for setting in settings):
             settings.append(Setting(positional, (word,), COMMAND_LINE))
+        elif positional:
+            raise Refusal(f"{word!r} stands where a recipe or a flag would; give one {positional}.")
         else:
             raise Refusal(
                 f"{word!r} is neither a recipe (a .yaml file) nor a flag; recipes come first, then "
@@ -157,32 +155,52 @@ def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting
 
 def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:
     settings: dict[str, Setting] = {}
-    for group in re.split(r"\0(?=--)", "\0".join(words)) if words else []:
-        head, *values = group.split("\0")
-        name, equals, value = head[2:].partition("=")
+    heads = [index for index, word in enumerate(words) if word.startswith("--")]
+    for start, stop in itertools.pairwise([*heads, len(words)]):
+        name, equals, value = words[start][2:].partition("=")
+        values = (value,) * bool(equals) + tuple(words[start + 1 : stop])
         action = parser.flag(name)
         if action is None:
             raise Refusal(
-                f"unknown setting {head!r} on {COMMAND_LINE}. "
+                f"unknown setting {words[start]!r} on {COMMAND_LINE}. "
                 f"{parser.suggestion(name.replace('-', '_'))}"
             )
-        if action.dest in settings:
-            first = settings[action.dest].value
-            second = " ".join([value] * bool(equals) + values) or "true"
+        setting = _checked_setting(action, values, COMMAND_LINE)
+        if setting.name in settings:
+            first = settings[setting.name].value
             raise Refusal(
-                f"--{action.dest} is given twice on {COMMAND_LINE} ({first} and {second}); give it "
-                f"once."
+                f"--{setting.name} is given twice on {COMMAND_LINE} ({first} and {setting.value}); "
+                "give it once."
             )
-        negated = action.const is None and action.nargs == 0 and name.startswith("no")
-        value_words = ("false",) if negated else tuple([value] * bool(equals) + values)
-        settings[action.dest] = Setting(action.dest, value_words, COMMAND_LINE)
+        settings[setting.name] = setting
     return list(settings.values())
+
+
+def _checked_setting(action: argparse.Action, values: tuple[str, ...], place: str) -> Setting:
+    """A setting under its field's name, whichever way it was spelled.
+
+    Raises: Refusal when one value is wanted and several are given.
+    """
+    if isinstance(action, argparse._StoreFalseAction):  # --no_x stands for x = false
+        if values not in ((), ("true",)):
+            raise Refusal(f"{place}: write --{action.dest} {values[0]}, not its --no_ form.")
+        return Setting(action.dest, ("false",), place)
+    if action.nargs != "+" and len(values) > 1:
+        raise Refusal(
+            f"{place}: {action.dest} takes one value, not {len(values)}: {' '.join(values)}."
+        )
+    return Setting(action.dest, values, place)
 
 
 def _words(settings: list[Setting]) -> list[str]:
     """Command-line words of the settings that count; the last one of a name wins."""
-    final = {setting.name: setting for setting in settings}
-    return [word for setting in final.values() for word in (f"--{setting.name}", *setting.words)]
+    words = []
+    for setting in {setting.name: setting for setting in settings}.values():
+        if len(setting.words) == 1:  # in this form a value may begin with a minus
+            words.append(f"--{setting.name}={setting.words[0]}")
+        else:
+            words += [f"--{setting.name}", *setting.words]
+    return words
 
 
 def _with_places(message: str, settings: list[Setting]) -> str:
@@ -242,14 +260,15 @@ def read_recipe(path: Path, parser: _Parser) -> list[Setting]:
             raise Refusal(
                 f"{path} line {line}: unknown setting {name!r}. {parser.suggestion(name)}"
             )
-        words = _value_words(value_node, action, f"{path} line {line}")
-        if name in settings:
-            first = settings[name]
+        place = f"{path} line {line}"
+        setting = _checked_setting(action, _value_words(value_node, action, place), place)
+        if setting.name in settings:
+            first = settings[setting.name]
             raise Refusal(
-                f"{path}: {name} is set twice, to {first.value} ({first.place.split(' ', 1)[1]}) "
-                f"and to {' '.join(words)} (line {line}); keep one."
+                f"{path}: {setting.name} is set twice, to {first.value} "
+                f"({first.place.split(' ', 1)[1]}) and to {setting.value} (line {line}); keep one."
             )
-        settings[name] = Setting(name, words, f"{path} line {line}")
+        settings[setting.name] = setting
     return list(settings.values())
 
 
@@ -265,7 +284,9 @@ def _value_words(node: yaml.Node, action: argparse.Action, place: str) -> tuple[
     if isinstance(value, dict):
         if action.nargs == "+":
             return tuple(f"{key}={item}" for key, item in value.items())
-        return (json.dumps(value),)
+        return (json.dumps(value, default=str),)
+    if not value:
+        raise Refusal(f"{place}: {action.dest} is an empty list; delete the line for the default.")
     return tuple(json.dumps(item) if isinstance(item, dict | list) else str(item) for item in value)
 
 

@@ -72,6 +72,8 @@ class PackedRows(Dataset):
         return self.num_rows
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
         plan, row = self.locate(index)
         length = self.settings.row_length
         input_ids = np.full(length, self.codec.pad, dtype=np.int64)
@@ -153,11 +155,12 @@ class PackedRows(Dataset):
     def shares(self, start: int, stop: int) -> dict[str, float]:
         """What global rows start to stop hold, from the plan alone.
 
-        Returns: `fim` and `padding` (planned) as shares of all tokens; `language/NAME` as shares of
-        the documents' own tokens.
+        Returns: `fim` as a share of the units' tokens, `padding` (planned) of all, `language/NAME`
+        of the documents' own.
         """
         content = np.zeros(len(self.store.language_names))
         in_fim = planned = 0
+        num_rows = stop - start
         while start < stop:
             plan, row = self.locate(start)
             last = min(row + stop - start, plan.num_rows)
@@ -168,8 +171,10 @@ class PackedRows(Dataset):
             in_fim += int(plan.length[units][plan.is_fim[units]].sum())
             planned += int(plan.length[units].sum())
             start += last - row
-        total = max(planned, 1)
-        shares = {"fim": in_fim / total}
+        shares = {
+            "fim": in_fim / max(planned, 1),
+            "padding": 1 - planned / max(num_rows * self.settings.row_length, 1),
+        }
         for name, count in zip(self.store.language_names, content / content.sum(), strict=True):
             shares[f"language/{name}"] = float(count)
         return shares

@@ -128,9 +128,9 @@ def manifest_of(store: Path) -> dict[str, Any]:
             f"`python -m data_prep tokenize --corpus CORPUS --tokenizer TOKENIZER --output_dir "
             f"{store}`."
         )
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise Refusal(
-            f"{store} has format {manifest['format']}, this program reads {FORMAT}; delete it and "
+            f"{store} has format {manifest.get('format')}, this program reads {FORMAT}; delete it and "
             "tokenize the corpus again."
         )
     return manifest

@@ -154,7 +154,9 @@ class PretrainTrainer(Trainer):
         loader = self.accelerator.prepare(
             DataLoader(
                 rows,
-                batch_size=self.args.per_device_eval_batch_size,
+                batch_size=max(
+                    1, min(self.args.per_device_eval_batch_size, len(rows) // self.args.world_size)
+                ),
                 sampler=SequentialSampler(rows),
                 collate_fn=self.data_collator,
             )

@@ -90,6 +90,8 @@ def refusal(*words: str, positional: str = "") -> str:
         ("spans: [a=1, b=2]", "spans", ["a=1", "b=2"]),
         ("spans:\n  - a=1\n  - b=2\n", "spans", ["a=1", "b=2"]),
         ("spans: {random: 0.4, short: 2e-1}", "spans", ["random=0.4", "short=0.2"]),
+        ("spans: [no, on]", "spans", ["no", "on"]),
+        ("extra: {strategy: no}", "extra", '{"strategy": "no"}'),
         ("extra: {a: 1, b: {c: true}}", "extra", '{"a": 1, "b": {"c": true}}'),
     ],
 )
