@@ -92,12 +92,8 @@ FORMATS = (
     CODELLAMA,
     SANTACODER,
 )  # spellings from each family's model card
-SENTINELS = frozenset(
-    name
-    for known in FORMATS
-    for name in (known.prefix, known.suffix, known.middle, known.pad, known.file_separator)
-    if name
-)
+_ROLES = ("prefix", "suffix", "middle", "pad", "repo_name", "file_separator")
+SENTINELS = frozenset(getattr(known, role) for known in FORMATS for role in _ROLES) - {""}
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,10 @@ class Codec:
     def __reduce__(self):
         return Codec, (str(self.folder),)  # a data loader worker reads its own copy
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """Ids there are, gaps included."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; special tokens in the text stay plain text and none are added."""

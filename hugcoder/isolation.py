@@ -24,9 +24,9 @@ Collate = Callable[[list[dict[str, torch.Tensor]]], dict[str, Any]]
 
 UNITS_TRIED = 4
 SHORTEST_UNIT = 8
-# Allowed difference relative to the spread of the logits. Measured on an untrained model: float32
-# 1e-6, bfloat16 under 2e-2, a leak 0.4 and more.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+# Allowed difference relative to the spread of the logits. Measured on untrained models: float32
+# 1e-6, bfloat16 up to 5e-2, a leak 0.4 and more.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 2e-2}
 
 
 def prove_isolation(

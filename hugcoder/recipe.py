@@ -150,12 +150,22 @@ def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting
                 f"{word!r} is neither a recipe (a .yaml file) nor a flag; recipes come first, then "
                 f"--flags."
             )
-    return settings + _command_line_settings(parser, words)
+    given = _command_line_settings(parser, words)
+    again = [setting for setting in given if setting.name == positional]
+    for first in settings:
+        if again and first.place == COMMAND_LINE:
+            raise Refusal(
+                f"{positional} is given twice, as {first.value!r} and as --{positional} "
+                f"{again[0].value}; give it once."
+            )
+    return settings + given
 
 
 def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:
     settings: dict[str, Setting] = {}
     heads = [index for index, word in enumerate(words) if word.startswith("--")]
+    if words and 0 not in heads:
+        raise Refusal(f"unknown setting {words[0]!r} on {COMMAND_LINE}. See --help.")
     for start, stop in itertools.pairwise([*heads, len(words)]):
         name, equals, value = words[start][2:].partition("=")
         values = (value,) * bool(equals) + tuple(words[start + 1 : stop])
@@ -182,8 +192,8 @@ def _checked_setting(action: argparse.Action, values: tuple[str, ...], place: st
     Raises: Refusal when one value is wanted and several are given.
     """
     if isinstance(action, argparse._StoreFalseAction):  # --no_x stands for x = false
-        if values not in ((), ("true",)):
-            raise Refusal(f"{place}: write --{action.dest} {values[0]}, not its --no_ form.")
+        if values:
+            raise Refusal(f"{place}: no_{action.dest} takes no value; say {action.dest} false.")
         return Setting(action.dest, ("false",), place)
     if action.nargs != "+" and len(values) > 1:
         raise Refusal(

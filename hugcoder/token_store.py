@@ -130,8 +130,8 @@ def manifest_of(store: Path) -> dict[str, Any]:
         )
     if manifest.get("format") != FORMAT:
         raise Refusal(
-            f"{store} has format {manifest.get('format')}, this program reads {FORMAT}; delete it and "
-            "tokenize the corpus again."
+            f"{store} has format {manifest.get('format')}, this program reads {FORMAT}; delete it "
+            "and tokenize the corpus again."
         )
     return manifest
 

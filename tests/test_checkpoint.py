@@ -103,7 +103,6 @@ def test_a_given_checkpoint_is_taken_even_when_a_later_one_is_there(tmp_path):
     assert checkpoint.find_resumable(tmp_path, str(first), IDENTITY) == first
 
 
-@pytest.mark.xfail(strict=True, reason="KeyError: another folder's manifest names no files")
 def test_a_complete_folder_that_is_no_checkpoint_is_refused(tmp_path):
     write_json(tmp_path / MANIFEST, {"kind": "corpus"})
     with pytest.raises(Refusal, match="is not a complete checkpoint"):

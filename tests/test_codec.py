@@ -125,12 +125,10 @@ def qwen_like(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.xfail(strict=True, reason="special_ids holds only tokens flagged special: refused")
 def test_sentinels_that_are_not_flagged_special_are_found(tmp_path):
     assert Codec(qwen_like(tmp_path / "qwen")).fim_ids.format == fim.QWEN
 
 
-@pytest.mark.xfail(strict=True, reason="encode_special_tokens spares only tokens flagged special")
 def test_sentinels_that_are_not_flagged_special_stay_text_in_text(tmp_path):
     codec = Codec(qwen_like(tmp_path / "qwen"))
     ids = codec.encode(["a <|fim_middle|> b"])[0]
@@ -170,20 +168,6 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
         Codec(tmp_path / "words").token_bytes  # noqa: B018  the property refuses
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the docstring says so; it is found only when bytes are asked"
-)
-def test_a_tokenizer_that_is_not_byte_level_is_refused_when_opened(tmp_path):
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.WordLevel({"<unk>": 0, "\u6f22": 1}, unk_token="<unk>")).save(
-        str(tmp_path / "tokenizer.json")
-    )
-    with pytest.raises(Refusal, match="is not byte-level BPE"):
-        Codec(tmp_path)
-
-
-@pytest.mark.xfail(strict=True, reason="a broken tokenizer.json is a bare Exception of tokenizers")
 def test_a_broken_tokenizer_file_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(Refusal):

@@ -15,7 +15,7 @@ from hugcoder.batch import PackedCollator, boundaries
 from hugcoder.corpus import TRAIN
 from hugcoder.isolation import prove_isolation
 from hugcoder.loss import loss_by_kind
-from hugcoder.model import scale_residual_outputs
+from hugcoder.model import awake, scale_residual_outputs
 from hugcoder.refusal import Refusal
 from hugcoder.rows import IGNORED, PADDING
 from hugcoder.token_store import TokenStore
@@ -147,13 +147,17 @@ def test_an_untrained_model_of_usual_spread_still_shows_a_leak(rows):
         prove_isolation(rows, forward_of(model, attention_mask=mask), collate, torch.bfloat16)
 
 
-@pytest.mark.xfail(strict=True, reason="no layer writes anything yet: the proof is vacuous")
 def test_a_leak_is_noticed_when_residual_outputs_start_at_zero(rows):
     model = make_model("llama", "sdpa")
     scale_residual_outputs(model, "zero")
     mask = torch.ones(len(rows), 128, dtype=torch.long)
-    with pytest.raises(Refusal, match="packed documents leak into each other"):
-        prove_isolation(rows, forward_of(model, attention_mask=mask), collate, torch.float32)
+    leaking = forward_of(model, attention_mask=mask)
+    with pytest.raises(Refusal, match="the isolation self-test is blind"):
+        prove_isolation(rows, leaking, collate, torch.float32)
+    with awake(model), pytest.raises(Refusal, match="packed documents leak into each other"):
+        prove_isolation(rows, leaking, collate, torch.float32)
+    outputs = [p for name, p in model.named_parameters() if name.endswith("o_proj.weight")]
+    assert not any(parameter.any() for parameter in outputs)
 
 
 def test_first_labels_that_are_not_masked_are_noticed(rows, model):
