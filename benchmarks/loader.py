@@ -83,9 +83,8 @@ def measure_loading(args: argparse.Namespace, store: TokenStore, codec: Codec) -
     starts = np.concatenate([[0], np.cumsum(lengths + 1)])[:-1]
     fits = lengths < args.row_length
     is_cut = (starts // args.row_length) != ((starts + lengths) // args.row_length)
-    print(
-        f"concat-and-chunk cuts {is_cut[fits].mean():.1%} of the documents that would fit; rows: 0 %"
-    )
+    share = is_cut[fits].mean()
+    print(f"concat-and-chunk cuts {share:.1%} of the documents that would fit; rows: none")
 
 
 def concat_and_chunk(args: argparse.Namespace, codec: Codec) -> float:
@@ -196,9 +195,8 @@ def trl_pack(args: argparse.Namespace, lengths: np.ndarray) -> float:
     )
     seconds = time.process_time() - began
     waste = 1 - clipped.sum() / (len(packed) * args.row_length)
-    print(
-        f"trl: {len(packed):,} rows, {waste:.2%} padding, {1 - clipped.sum() / lengths.sum():.1%} of tokens cut off"
-    )
+    cut = 1 - clipped.sum() / lengths.sum()
+    print(f"trl: {len(packed):,} rows, {waste:.2%} padding, {cut:.1%} of tokens cut off")
     return seconds
 
 

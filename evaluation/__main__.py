@@ -145,7 +145,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         yield f"  {name:<28}{_cell(whole[name])}"
     yield f"bits per byte of {middle['spans']} true middles, given"
     ways = {
-        "prefix_only": "the prefix (left to right)",
+        "longest_prefix": "the longest prefix alone",
+        "prefix_only": "the same prefix as below",
         "psm": "prefix and suffix, PSM",
         "spm": "prefix and suffix, SPM",
     }

@@ -1,9 +1,11 @@
 """Bits per byte of true middles: what the text after a hole is worth, without sampling noise.
 
-The same middle tokens (prefix, middle and suffix are encoded apart, as in training) are scored
-three ways: after a fill-in-the-middle prompt in PSM order, in SPM order, and after the prefix alone
-as plain left-to-right text. Each way has the whole context of the model to itself: context is cut
-as `hugcoder.generation.trim_context` cuts it, to what the middle and the end token leave. The end
+The same middle tokens (prefix, middle and suffix are encoded apart, as in training) are scored four
+ways: after a fill-in-the-middle prompt in PSM order, in SPM order, after the very prefix of those
+prompts alone as plain left-to-right text, and after the longest prefix that fits. The first three
+differ in nothing but the suffix, so their difference is what the model makes of it; the fourth says
+what the room that the suffix takes would have been worth. Context is cut as
+`hugcoder.generation.trim_context` cuts it, to what the middle and the end token leave. The end
 token after a middle is no text: its probability is reported apart.
 """
 
@@ -16,18 +18,19 @@ import numpy as np
 from evaluation.bootstrap import estimate, mean
 from evaluation.likelihood import score
 from evaluation.spans import KINDS, BenchmarkSpan
-from hugcoder.generation import CheckpointCodec, arrange_prompt, context_length
+from hugcoder.generation import CheckpointCodec, arrange_prompt, context_length, kept_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WAYS = ("psm", "spm", "prefix_only")
+FIM_WAYS = ("psm", "spm")
+WAYS = (*FIM_WAYS, "prefix_only", "longest_prefix")
 
 
 @dataclass(frozen=True)
 class MiddleScores:
     """Arrays with one entry a span: bits of the middle, and nats of the end token behind it (none
-    for prefix_only).
+    without a suffix).
     """
 
     bits: dict[str, np.ndarray]
@@ -48,7 +51,7 @@ def score_middles(
     spans: list[BenchmarkSpan],
     batch_tokens: int,
 ) -> MiddleScores:
-    """Score the true middle of each span in all three ways."""
+    """Score the true middle of each span in all four ways."""
     bits, stop_nats = {}, {}
     for way in WAYS:
         sequences, firsts = [], []
@@ -57,7 +60,7 @@ def score_middles(
             sequences.append([*before, *middle, *after])
             firsts.append(len(before))
         nats = score(model, sequences, firsts, batch_tokens)
-        if way != "prefix_only":
+        if way in FIM_WAYS:
             stop_nats[way] = np.array([one[-1] for one in nats])
             nats = [one[:-1] for one in nats]
         bits[way] = np.array([one.sum() for one in nats]) / math.log(2)
@@ -69,11 +72,14 @@ def _sequence(
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids before the middle, of the middle, and after it."""
     prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
-    if way != "prefix_only":
-        room = context - len(middle) - 1
+    room = context - len(middle) - 1
+    if way in FIM_WAYS:
         return arrange_prompt(codec, prefix, suffix, way, room), middle, [codec.fim_ids.end]
-    room = context - len(middle) - len(codec.start_ids)
-    return [*codec.start_ids, *prefix[-room:]], middle, []
+    if way == "prefix_only":
+        prefix, _ = kept_context(codec, prefix, suffix, room)
+    else:
+        prefix = prefix[-(room + 1 - len(codec.start_ids)) :]
+    return [*codec.start_ids, *prefix], middle, []
 
 
 def measure(
@@ -105,7 +111,7 @@ def _summary(
     bits = {way: values[is_in] for way, values in scores.bits.items()}
     summary: dict[str, Any] = {way: estimate(bits[way], num_bytes, repos, seed) for way in WAYS}
     summary["stop"] = {}
-    for way in ("psm", "spm"):
+    for way in FIM_WAYS:
         gained = bits["prefix_only"] - bits[way]
         summary[f"gain_{way}"] = estimate(gained, num_bytes, repos, seed)
         summary[f"gain_{way}_percent"] = estimate(100 * gained, bits["prefix_only"], repos, seed)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Stand-ins that matplotlib accepts; the SVG gets the page's variable of that name instead.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
-BLUE, ORANGE, GREEN = "#040404", "#050505", "#060606"
+BLUE, ORANGE, GREEN, FLOOR = "#040404", "#050505", "#060606", "#070707"
 VARIABLES = {
     INK: "ink",
     MUTED: "muted",
@@ -28,6 +28,7 @@ VARIABLES = {
     BLUE: "blue",
     ORANGE: "orange",
     GREEN: "green",
+    FLOOR: "floor",
 }
 MAX_POINTS = 300  # of a curve; more cannot be told apart at this width
 LABEL_GAP = 0.075  # least distance of two names at the right edge, as a share of the height
@@ -69,12 +70,12 @@ class Bar:
     low: float | None
     high: float | None
     label: str
-    color: str = MUTED
+    color: str = FLOOR
 
 
 @dataclass(frozen=True)
 class BarGroup:
-    """Bars that are compared with each other."""
+    """Bars that are compared with each other, under a name unless it is empty."""
 
     name: str
     bars: list[Bar] = field(default_factory=list)
@@ -95,7 +96,9 @@ def curves(
     factor, unit = _token_unit(last_step * tokens_per_step)
 
     def draw(figure: "Figure") -> None:
-        axes = figure.add_axes((0.11, 0.19, 0.71 if size == WIDE else 0.85, 0.68))
+        axes = figure.add_axes(
+            (0.1, 0.19, 0.72, 0.68) if size == WIDE else (0.15, 0.22, 0.82, 0.64)
+        )
         for value in references.values():
             axes.axhline(value, color=MUTED, linewidth=0.9, dashes=(4, 3))
         ends = dict(references)
@@ -111,33 +114,28 @@ def curves(
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.margins(y=0.08)
-        _finish(axes, f"{unit} seen", y_label)
+        _finish(axes, grid="y")
+        axes.set_xlabel(f"{unit} seen", loc="right")
+        axes.set_title(y_label, loc="left", fontsize=9, color=MUTED, x=-0.1)
         colors = dict.fromkeys(references, MUTED) | {line.name: line.color for line in lines}
         _name_ends(axes, ends, colors)
 
     return _svg(draw, size)
 
 
-def bars(groups: Sequence[BarGroup], *, x_label: str, x_max: float | None = None) -> Html:
+def bars(groups: Sequence[BarGroup], *, x_label: str) -> Html:
     """Groups of horizontal bars, the value at each bar's end and whiskers for the interval."""
     num_bars = sum(len(group.bars) for group in groups)
-    height = 0.75 + 0.27 * num_bars + 0.42 * len(groups)
+    num_names = sum(bool(group.name) for group in groups)
+    height = 0.65 + 0.27 * num_bars + 0.4 * num_names
 
     def draw(figure: "Figure") -> None:
         axes = figure.add_axes((0.24, 0.5 / height, 0.62, 1 - 0.55 / height))
         place, ticks, names = 0.0, [], []
         for group in groups:
-            axes.annotate(
-                group.name,
-                (0, place),
-                xycoords=("axes fraction", "data"),
-                xytext=(-100, 0),
-                textcoords="offset points",
-                va="center",
-                color=INK,
-                weight="bold",
-            )
-            place += 1.0
+            if group.name:
+                _name_group(axes, group.name, place)
+                place += 1.0
             for bar in group.bars:
                 _draw_bar(axes, bar, place)
                 ticks.append(place)
@@ -146,9 +144,9 @@ def bars(groups: Sequence[BarGroup], *, x_label: str, x_max: float | None = None
             place += 0.5
         axes.set_yticks(ticks, names)
         axes.set_ylim(place - 0.7, -0.6)
-        axes.set_xlim(0, x_max)
-        _finish(axes, x_label, "")
-        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, max(axes.get_xlim()[1], 1))  # bars that are all zero get a scale too
+        _finish(axes, grid="x")
+        axes.set_xlabel(x_label)
 
     return _svg(draw, (WIDE[0], height))
 
@@ -189,20 +187,29 @@ def _draw_bar(axes: "Axes", bar: Bar, place: float) -> None:
     )
 
 
-def _finish(axes: "Axes", x_label: str, y_label: str) -> None:
-    """Grid, labels and few ticks; the unit of the y axis stands above it, where it is read."""
+def _name_group(axes: "Axes", name: str, place: float) -> None:
+    """Write a group's name above its bars, at the left edge of the drawing."""
+    axes.annotate(
+        name,
+        (0, place),
+        xycoords=("figure fraction", "data"),
+        va="center",
+        color=INK,
+        weight="bold",
+        annotation_clip=False,
+    )
+
+
+def _finish(axes: "Axes", *, grid: str) -> None:
+    """A transparent ground, grid lines across one axis, and few ticks with plain numbers."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.patch.set_alpha(0)
-    axes.grid(axis="both" if y_label == "" else "y")
+    axes.grid(axis=grid)
     axes.set_axisbelow(True)
-    axes.set_xlabel(x_label, loc="right" if y_label else "center")
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    if y_label:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_title(y_label, loc="left", fontsize=9, color=MUTED, x=-0.1)
+    for axis in (axes.xaxis, axes.yaxis) if grid == "y" else (axes.xaxis,):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
 def _name_ends(axes: "Axes", ends: dict[str, float], colors: dict[str, str]) -> None:

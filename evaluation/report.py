@@ -5,29 +5,26 @@ is, how to use it. Every number comes from the files of the run; the same files 
 Holds the order of the parts and the headline figures; the parts are in the modules beside it.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.page import NO_VALUE as NOT_YET
-from evaluation.page import Html, count, document, duration, interval, percent, short, tag
+from evaluation.page import NO_VALUE, Html, count, document, duration, interval, percent, short, tag
 from evaluation.report_corpus import data
+from evaluation.report_samples import samples
 from evaluation.report_scores import (
     best_floor,
     compression_verdict,
     floor_verdict,
     gain_verdict,
-    samples,
     scores,
 )
 from evaluation.report_training import progress_warning, sentence, settings, training, usage
 from evaluation.run_files import RunFiles, read_run
+from hugcoder.corpus import TRAIN
 from hugcoder.files import atomic
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
-
-logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Write the report of a run: one HTML file with curves, scores, samples and settings,
 from what train.py, python -m evaluation and python -m data_prep left on disk."""
@@ -58,8 +55,10 @@ def headline(run: RunFiles) -> Html:
 
 def _size_figures(run: RunFiles) -> list[Html]:
     embedding = short(run.record["embedding_parameters"])
-    epochs = run.last("train/epoch")
-    turns = f", {epochs:.2f} times the corpus" if epochs else ""
+    turns = ""
+    if run.store:  # not train/epoch: to the Trainer, the rows of the whole run are one epoch
+        share = run.num_tokens / max(run.store["splits"][TRAIN]["tokens"], 1)
+        turns = f"; {share:.2f} times the corpus"
     return [
         _figure("Parameters", short(run.record["parameters"]), "", f"{embedding} in embeddings"),
         _figure(
@@ -80,25 +79,30 @@ def _score_figures(run: RunFiles) -> list[Html]:
     )
     if run.results is None:
         logged = run.last("eval/bits_per_byte")
-        value = f"{logged:.3f}" if logged is not None else NOT_YET
+        value = f"{logged:.3f}" if logged is not None else NO_VALUE
         why = "during training, not yet evaluated" if logged is not None else "not yet evaluated"
         return [
             _figure(names[0], value, "", why),
-            *(_figure(name, NOT_YET, "", "not yet evaluated") for name in names[1:]),
+            *(_figure(name, NO_VALUE, "", "not yet evaluated") for name in names[1:]),
         ]
     whole = run.results["bits_per_byte"]
-    gain = run.results["middle_bits_per_byte"]["gain_psm_percent"]
+    mode = run.results["settings"]["mode"]
+    gain = run.results["middle_bits_per_byte"][f"gain_{mode}_percent"]
     line = run.results["infilling"]["single_line"]
     exact = line["model"]["exact_match"]
     floor_name, floor = best_floor(line, "exact_match")
     compressors = f"gzip {whole['gzip']['value']:.3f}, xz {whole['xz']['value']:.3f}: "
-    floor_words = f"{percent(floor['value'])} for writing {floor_name}: "
+    floor_words = f"{_between(exact, 100, 1)}{percent(floor['value'])} for writing {floor_name}: "
     return [
         _figure(
             names[0], f"{whole['model']['value']:.3f}", "", compressors, compression_verdict(whole)
         ),
         _figure(
-            names[1], f"{gain['value']:.1f}", "% of bits", _between(gain, 1), gain_verdict(gain)
+            names[1],
+            f"{gain['value']:.1f}",
+            f"% of bits ({mode.upper()})",
+            _between(gain, 1, 1),
+            gain_verdict(gain),
         ),
         _figure(
             names[2],
@@ -110,15 +114,15 @@ def _score_figures(run: RunFiles) -> list[Html]:
     ]
 
 
-def _between(estimate: dict[str, Any], digits: int) -> str:
-    found = interval(estimate, digits=digits)
+def _between(estimate: dict[str, Any], factor: float, digits: int) -> str:
+    found = interval(estimate, factor, digits)
     return f"95 %: {found}; " if found else ""
 
 
 def _time_figure(run: RunFiles) -> Html:
     seconds = run.training_seconds
     if not seconds:
-        return _figure("Training time", NOT_YET, "", "not yet logged")
+        return _figure("Training time", NO_VALUE, "", "not yet logged")
     steps = run.series("train/tokens_per_second")[-1][0]
     rate = steps * run.record["tokens_per_step"] / seconds
     host = run.record["host"]
@@ -145,10 +149,10 @@ def page(run: RunFiles) -> str:
         sentence(run),
         progress_warning(run),
         headline(run),
-        scores(run),
-        samples(run),
         training(run),
         data(run),
+        scores(run),
+        samples(run),
         usage(run),
         settings(run),
         tag("footer", f"Made by python -m evaluation report from the files in {run.folder}."),

@@ -1,5 +1,6 @@
 """The report's part about the data: what was read, why files were dropped, what was held out."""
 
+import shlex
 from typing import Any
 
 from evaluation.page import (
@@ -32,10 +33,11 @@ def data(run: RunFiles) -> Html:
     if run.corpus is None or "counts" not in run.corpus:
         where = f" (looked in {run.corpus_path})" if run.corpus_path else ""
         absent = f"where the files came from, because the corpus is not at hand{where}"
-        command = f"python -m evaluation report {run.folder} --corpus FOLDER"
+        command = f"python -m evaluation report {shlex.quote(str(run.folder))} --corpus FOLDER"
         return section(title, missing(absent, command), *_tokens(run))
     return section(
         title,
+        _other_corpus_warning(run),
         *_kept_and_dropped(run.corpus["counts"]),
         tag(
             "div",
@@ -47,14 +49,27 @@ def data(run: RunFiles) -> Html:
     )
 
 
+def _other_corpus_warning(run: RunFiles) -> Html | str:
+    """One line when the corpus at hand is not the one that was trained on."""
+    found, own = run.corpus["fingerprint"], run.record["identity"]["corpus"]
+    if found.startswith(own):
+        return ""
+    return tag(
+        "p",
+        f"The corpus in {run.corpus_path} is another one ({found[:16]}) than the run's ({own}); "
+        "what follows is about the one that is there now.",
+        class_="warning",
+    )
+
+
 def _kept_and_dropped(counts: dict[str, Any]) -> list[Html]:
     read, kept, dropped = counts["read"], counts["kept"], counts["dropped"]
-    rows = [_kept_row(tag("b", "kept"), kept, read, "")]
+    rows = [_kept_row(tag("b", "kept"), kept, read)]
     for reason in sorted(dropped, key=lambda name: -dropped[name]["files"]):
         paths = [clip(path) for path in dropped[reason].get("samples", [])[:EXAMPLES]]
-        examples = tag("div", ", ".join(paths), class_="examples")
-        rows.append(_kept_row(reason.replace("_", " "), dropped[reason], read, examples))
-    head = ["kept, or dropped because", "for example", "files", "of all read", "", "size"]
+        name = join([reason.replace("_", " "), tag("div", ", ".join(paths), class_="examples")])
+        rows.append(_kept_row(name, dropped[reason], read))
+    head = ["kept, or dropped because", "files", "of all read", "", "size"]
     return [
         tag(
             "p",
@@ -62,18 +77,18 @@ def _kept_and_dropped(counts: dict[str, Any]) -> list[Html]:
             f"{count(kept['files'])} ({short(kept['bytes'], 'B')}) were kept. Every other file has "
             "the reason why it was dropped:",
         ),
-        table(head, rows, words=2),
+        table(head, rows),
         note(
-            "Look for a reason that takes more than you would have thrown away yourself, and at "
-            "its examples."
+            "Look for a reason that takes more than you would have thrown away yourself. Under "
+            "each reason are the first files that it took."
         ),
     ]
 
 
-def _kept_row(name: Any, amount: dict[str, int], read: dict[str, int], examples: Any) -> list[Any]:
+def _kept_row(name: Any, amount: dict[str, int], read: dict[str, int]) -> list[Any]:
     share = amount["files"] / max(read["files"], 1)
     size = short(amount["bytes"], "B")
-    return [name, examples, count(amount["files"]), percent(share), bar(share), size]
+    return [name, count(amount["files"]), percent(share), bar(share), size]
 
 
 def _languages(corpus: dict[str, Any]) -> list[Html]:
@@ -106,7 +121,7 @@ def _languages(corpus: dict[str, Any]) -> list[Html]:
         rows.append(row(f"{len(rest)} more", summed))
     if len(names) > 1:
         rows.append(row(tag("b", "all"), totals))
-    head = ["language", "train files", "size", "of train", "held-out files", "size"]
+    head = ["language", "train files", "size", "share", "held out", "size"]
     return [tag("h3", "Languages"), table(head, rows)]
 
 
@@ -114,7 +129,10 @@ def _tokens(run: RunFiles) -> list[Html]:
     """What the tokenizer made of the corpus."""
     if run.store is None:
         store = run.argument("token_store")
-        command = f"python -m data_prep tokenize --output_dir {store}"
+        command = (
+            "python -m data_prep tokenize --corpus CORPUS --tokenizer TOKENIZER --output_dir "
+            f"{shlex.quote(store)}"
+        )
         return [missing(f"tokens, because the token store {store} is not at hand", command)]
     rows = [
         [
@@ -132,7 +150,8 @@ def _tokens(run: RunFiles) -> list[Html]:
     measured = run.tokenizer
     if measured is None:
         folder = f"{run.argument('token_store')}/tokenizer"
-        command = f"python -m tokenizer measure --tokenizer {folder} --corpus CORPUS"
+        corpus = shlex.quote(run.corpus_path or "CORPUS")
+        command = f"python -m tokenizer measure --tokenizer {shlex.quote(folder)} --corpus {corpus}"
         return [*made, missing("how good the tokenizer is", command)]
     return [
         *made,

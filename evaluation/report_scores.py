@@ -1,8 +1,9 @@
-"""The report's parts about quality: scores beside their floors, verdicts, and samples to read.
+"""The report's part about quality: scores beside their floors, and verdicts in words.
 
 A verdict says no more than the intervals do: "better" only where they do not meet.
 """
 
+import shlex
 from typing import Any
 
 from evaluation.page import (
@@ -14,19 +15,16 @@ from evaluation.page import (
     join,
     missing,
     note,
-    safe,
     score,
     section,
     short,
     table,
     tag,
 )
-from evaluation.plots import BLUE, MUTED, Bar, BarGroup, bars
+from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
 from evaluation.run_files import RunFiles
 
-NUM_SAMPLES = 5
-MAX_CONTEXT, MAX_MIDDLE = 2000, 2000  # characters of a sample that are shown
 MAX_REPOSITORIES = 100
 COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}
 WAYS = {
@@ -34,7 +32,10 @@ WAYS = {
     "psm": "both sides, PSM",
     "spm": "both sides, SPM",
 }
-FLOORS = {"empty": "nothing", "copy_previous_line": "line above again"}
+FLOORS = {"empty": "nothing", "copy_previous_line": "the line above"}
+SCORES = """Exact: to the character, or but for blanks around it, or in its first line. Similar:
+edit similarity. Parses: the whole file with the answer in it, of Python files that parse as they
+are. Stops: ended by itself before the token limit. Off by: difference in length."""
 GOOD, BAD, OPEN = "good", "bad", "open"
 Estimate = dict[str, float | None]
 
@@ -93,7 +94,9 @@ def floor_verdict(part: dict[str, Any], name: str) -> Html:
 
 
 def evaluate_command(run: RunFiles) -> str:
-    return f"python -m evaluation {run.model_folder} --corpus {run.corpus_path or 'CORPUS'}"
+    """The command that makes the scores of this run."""
+    corpus = shlex.quote(run.corpus_path or "CORPUS")
+    return f"python -m evaluation {shlex.quote(str(run.model_folder))} --corpus {corpus}"
 
 
 def scores(run: RunFiles) -> Html:
@@ -104,7 +107,7 @@ def scores(run: RunFiles) -> Html:
     results = run.results
     return section(
         title,
-        _other_data_warning(run),
+        _other_model_warning(run),
         note(
             f"Measured on files of held-out repositories in {results['seconds']:.0f} s. Small "
             "figures are 95 % intervals, from resampling repositories; where they are wide, raise "
@@ -116,11 +119,10 @@ def scores(run: RunFiles) -> Html:
     )
 
 
-def _other_data_warning(run: RunFiles) -> Html | str:
+def _other_model_warning(run: RunFiles) -> Html | str:
     """One line when the scores belong to another tokenizer than the run's."""
-    measured = run.results["settings"].get("tokenizer", "")
-    own = run.record["identity"]["tokenizer"]
-    if not measured or measured.startswith(own):
+    measured, own = run.results["settings"]["tokenizer"], run.record["identity"]["tokenizer"]
+    if measured.startswith(own):
         return ""
     return tag(
         "p",
@@ -138,7 +140,7 @@ def _whole_files(whole: dict[str, Any]) -> list[Html]:
         BarGroup(
             "",
             [
-                _bar(name, whole[key], BLUE if key == "model" else MUTED, 1, 3)
+                _bar(name, whole[key], BLUE if key == "model" else FLOOR, 1, 3)
                 for key, name in names.items()
             ],
         )
@@ -151,8 +153,8 @@ def _whole_files(whole: dict[str, Any]) -> list[Html]:
             f"{count(whole['files'])} files, {short(whole['bytes'], 'B')}, "
             f"{count(whole['repositories'])} repositories: the bits it takes to write each file "
             "down, byte by byte, from left to right. A byte written plainly takes 8. The "
-            "compressors see each file alone; a model is of use only where it needs fewer bits than they do. "
-            "This one is ",
+            "compressors see each file alone; a model is of use only where it needs fewer bits "
+            "than they do. This one is ",
             compression_verdict(whole),
             ".",
             class_="bars",
@@ -229,25 +231,25 @@ def _generated(results: dict[str, Any]) -> list[Html]:
         tag(
             "div",
             figure(
-                bars(groups, x_label="per cent of holes", x_max=None),
+                bars(groups, x_label="per cent of holes"),
                 "Exactly what stood there, to the character.",
                 title="Exact match",
             ),
             figure(
-                bars(similarity, x_label="per cent", x_max=None),
+                bars(similarity, x_label="per cent"),
                 "How much of the text is the same, from 0 (nothing) to 100 (all of it).",
                 title="Edit similarity",
             ),
             class_="two",
         ),
-        fold("All scores of generated middles", *tables),
+        fold("All scores of generated middles", *tables, note(SCORES)),
     ]
 
 
 def _floor_bars(name: str, part: dict[str, Any], metric: str) -> BarGroup:
     made = [_bar("this model", part["model"][metric], BLUE, 100, 1)]
     made += [
-        _bar(FLOORS[floor], values[metric], MUTED, 100, 1)
+        _bar(FLOORS[floor], values[metric], FLOOR, 100, 1)
         for floor, values in part["floors"].items()
     ]
     return BarGroup(f"{name} ({part['spans']} holes)", made)
@@ -263,11 +265,11 @@ def _generated_table(part: dict[str, Any]) -> Html:
     """All scores of one kind of hole, model first, floors under it."""
     shares = {
         "exact_match": "exact, %",
-        "exact_match_stripped": "exact but for blanks, %",
+        "exact_match_stripped": "but for blanks, %",
         "first_line_match": "first line, %",
-        "edit_similarity": "similarity, %",
-        "syntax_valid": "valid syntax, %",
-        "stopped": "ended by itself, %",
+        "edit_similarity": "similar, %",
+        "syntax_valid": "parses, %",
+        "stopped": "stops, %",
     }
     answers = {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
     rows = [
@@ -278,78 +280,8 @@ def _generated_table(part: dict[str, Any]) -> Html:
         ]
         for name, values in answers.items()
     ]
-    return table([f"{part['spans']} holes", *shares.values(), "length off by, characters"], rows)
+    return table([f"{part['spans']} holes", *shares.values(), "off by, characters"], rows)
 
 
 def _percent(estimate: Estimate) -> Html:
     return join([f"{100 * estimate['value']:.1f} %, {interval(estimate, 100, 1)}"])
-
-
-# ---- samples -----------------------------------------------------------------------------------
-
-
-def samples(run: RunFiles) -> Html | str:
-    """Holes to look at, side by side with what the model wrote."""
-    if run.results is None:
-        return ""
-    chosen = choose_samples(run.results["samples"])
-    num_exact = sum(one["exact"] for one in chosen)
-    return section(
-        "Samples",
-        note(
-            f"The first {len(chosen)} holes of the evaluation, kinds taking turns, not chosen by "
-            f"how they came out: {num_exact} of them exact. Left what stood in the file, right "
-            "what the model wrote there."
-        ),
-        *(_sample(one) for one in chosen),
-    )
-
-
-def choose_samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first few, kinds of hole taking turns."""
-    kinds = list(dict.fromkeys(one["kind"] for one in found))
-    turn = {kind: 0 for kind in kinds}
-    order = []
-    for one in found:
-        order.append((turn[one["kind"]], kinds.index(one["kind"]), one))
-        turn[one["kind"]] += 1
-    return [one for *_, one in sorted(order, key=lambda entry: entry[:2])[:NUM_SAMPLES]]
-
-
-def _sample(one: dict[str, Any]) -> Html:
-    verdict = (
-        tag("span", "exact", class_=GOOD) if one["exact"] else tag("span", "differs", class_=BAD)
-    )
-    ended = "" if one.get("stopped", True) else ", cut off at the token limit"
-    head = tag(
-        "h3",
-        tag("b", clip(f"{one['repo']}: {one['path']}")),
-        f" \N{MIDDLE DOT} {one['kind'].replace('_', ' ')} \N{MIDDLE DOT} ",
-        verdict,
-        ended,
-    )
-    sides = tag(
-        "div",
-        _side("in the file", one, one["truth"], ""),
-        _side("written by the model", one, one["generated"], "" if one["exact"] else "wrong"),
-        class_="two",
-    )
-    return tag("article", head, sides, class_="sample")
-
-
-def _side(title: str, one: dict[str, Any], middle: str, class_: str) -> Html:
-    shown = _limited(middle, MAX_MIDDLE) if middle else tag("span", "(nothing)", class_="nothing")
-    # A newline right after <pre> is swallowed by the browser, so one is given to it.
-    code = tag(
-        "pre",
-        "\n",
-        one["prefix"][-MAX_CONTEXT:],
-        tag("mark", shown, class_=class_),
-        one["suffix"][:MAX_CONTEXT],
-    )
-    return tag("div", tag("span", title), code, class_="side")
-
-
-def _limited(text: str, limit: int) -> Html:
-    more = len(text) - limit
-    return safe(text[:limit] + (f"... ({more:,} more characters)" if more > 0 else ""))

@@ -18,6 +18,7 @@ from evaluation.page import (
 )
 from evaluation.plots import BLUE, GREEN, ORANGE, SMALL, Curve, curves
 from evaluation.run_files import RunFiles
+from hugcoder.codec import Codec
 from hugcoder.corpus import TRAIN
 
 SNIPPET = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +26,7 @@ SNIPPET = """from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({folder!r})
 model = AutoModelForCausalLM.from_pretrained({folder!r})
 before, after = "def mean(values):\\n    ", "\\n    return total / len(values)\\n"
-prompt = f"<fim_prefix>{{before}}<fim_suffix>{{after}}<fim_middle>"
+prompt = f"{prompt}"
 inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
 output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
@@ -38,18 +39,18 @@ def sentence(run: RunFiles) -> Html:
     if run.model_config:
         config = run.model_config
         shape = (
-            f" ({config['num_hidden_layers']} layers, {config['hidden_size']} wide, reading "
-            f"{count(run.argument('max_seq_length'))} tokens at once)"
+            f" ({config['model_type']}, {config['num_hidden_layers']} layers, "
+            f"{config['hidden_size']} wide, reading {count(run.argument('max_seq_length'))} tokens "
+            "at once)"
         )
     base = run.argument("model_name_or_path")
     origin = f"trained on from {base}" if base else "trained from random weights"
     purpose = "It continues code" + (
         " and fills in the middle of it." if run.argument("fim_rate") else " from left to right."
     )
-    kind = f"{run.model_config['model_type']} model" if run.model_config else "code model"
     return tag(
         "p",
-        f"A {kind} of {short(run.record['parameters'])} parameters{shape}, {origin}"
+        f"A code model of {short(run.record['parameters'])} parameters{shape}, {origin}"
         f"{_training_data(run)}. {purpose}",
         class_="lead",
     )
@@ -108,8 +109,8 @@ def _loss(run: RunFiles) -> Html:
     return figure(
         drawing,
         f"Mean since the log line before; the last are {_last_values(run, named)}. Look for a "
-        "curve that still falls at its end (training longer would help) and for jumps (the learning rate "
-        "is too high).",
+        "curve that still falls at its end (training longer would help) and for jumps (the "
+        "learning rate is too high).",
         title="Training loss",
     )
 
@@ -173,7 +174,7 @@ def _small_curves(run: RunFiles) -> list[Html]:
             curves(
                 [Curve("", run.series(key), BLUE)],
                 tokens_per_step=run.record["tokens_per_step"],
-                y_label=unit or "no unit",
+                y_label=unit,
                 size=SMALL,
                 from_zero=True,
             ),
@@ -198,14 +199,22 @@ def usage(run: RunFiles) -> Html:
         ("Continue a text", "--prompt 'def read_lines('"),
     ]
     lines = [f"# {what}\npython generate.py {model} {flags}" for what, flags in commands]
-    lines.append(f"# Measure it\npython -m evaluation {model} --corpus {corpus}")
     fills = bool(run.argument("fim_rate"))
+    lines.append(f"# Measure it\npython -m evaluation {model} --corpus {corpus}")
     return section(
         "How to use it",
         tag("pre", "\n" + "\n\n".join(lines)),
         tag("h3", "With transformers alone") if fills else "",
-        tag("pre", "\n" + SNIPPET.format(folder=folder)) if fills else "",
+        tag("pre", "\n" + snippet(folder)) if fills else "",
     )
+
+
+def snippet(folder: str) -> str:
+    """A program that fills a hole with transformers alone, in the model's own sentinels."""
+    family = Codec(folder).fim_ids.format
+    parts = {"p": family.prefix, "s": family.suffix, "m": family.middle}
+    parts |= {"P": "{before}", "S": "{after}", "M": ""}
+    return SNIPPET.format(folder=folder, prompt="".join(parts[letter] for letter in family.psm))
 
 
 def settings(run: RunFiles) -> Html:

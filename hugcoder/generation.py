@@ -181,12 +181,19 @@ def trim_context(prefix: list[int], suffix: list[int], room: int) -> tuple[list[
     return prefix[len(prefix) - for_prefix :], suffix[:for_suffix]
 
 
+def kept_context(
+    codec: CheckpointCodec, prefix: list[int], suffix: list[int], max_tokens: int
+) -> tuple[list[int], list[int]]:
+    """What an infilling prompt of `max_tokens` keeps of prefix and suffix, in any order."""
+    num_fixed = len(codec.start_ids) + len(codec.fim_ids.prompt([], [], "psm"))
+    return trim_context(prefix, suffix, max_tokens - num_fixed)
+
+
 def arrange_prompt(
     codec: CheckpointCodec, prefix: list[int], suffix: list[int], mode: str, max_tokens: int
 ) -> list[int]:
     """`infill_prompt` for ids."""
-    num_fixed = len(codec.start_ids) + len(codec.fim_ids.prompt([], [], mode))
-    prefix, suffix = trim_context(prefix, suffix, max_tokens - num_fixed)
+    prefix, suffix = kept_context(codec, prefix, suffix, max_tokens)
     return [*codec.start_ids, *codec.fim_ids.prompt(prefix, suffix, mode)]
 
 

@@ -77,8 +77,8 @@ def prove_isolation(
 def _run(rows: list[dict[str, torch.Tensor]], forward: Forward, collate: Collate) -> torch.Tensor:
     batch = collate(rows)
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "kinds")}
-    with torch.no_grad():
-        return forward(inputs)
+    # with gradients on, as in training: a compiled model would be compiled again without
+    return forward(inputs).detach()
 
 
 def _units_behind_others(rows: list[dict[str, torch.Tensor]]) -> list[tuple[int, int, int]]:

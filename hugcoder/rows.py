@@ -180,8 +180,8 @@ class PackedRows(Dataset):
         return shares
 
     def fullest_rows(self, num_rows: int) -> list[int]:
-        """Rows of the first epoch that hold the most units, for the isolation self-test."""
-        units_per_row = np.diff(self.plan(0).row_offsets)
+        """Rows of the run (its first epoch) that hold the most units, for the self-test."""
+        units_per_row = np.diff(self.plan(0).row_offsets)[: len(self)]
         fullest = np.argsort(-units_per_row, kind="stable")[:num_rows]
         return np.resize(fullest, num_rows).tolist()
 

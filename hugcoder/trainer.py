@@ -7,9 +7,11 @@ per byte, Muon, and checkpoints that a manifest completes. Everything else is th
 import logging
 import math
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
+from accelerate.utils.operations import ConvertOutputsToFp32
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -72,6 +74,11 @@ class PretrainTrainer(Trainer):
                 "use_liger_kernel fuses the loss into the output layer: train/loss_ar and "
                 "train/loss_middle are not logged (held-out scores still tell them apart)"
             )
+
+    def _prepare_for_training(self, *args, **kwargs):
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        keep_half_precision_logits(self.model)
+        return prepared
 
     # ---- loss ------------------------------------------------------------------------------------
 
@@ -237,6 +244,17 @@ class PretrainTrainer(Trainer):
         with awake(self.model):
             sentence = isolation.prove_isolation(rows, forward, self.data_collator, dtype)
         logger.info("%s, %s on %s", sentence, self.model.config._attn_implementation, device)
+
+
+def keep_half_precision_logits(model: PreTrainedModel) -> None:
+    """Take off the wrapper with which accelerate turns all outputs into float32.
+
+    The loss casts the logits itself. A float32 copy of them costs B x T x V x 4 bytes (3.2 GB for
+    16k tokens and 49,152 ids) and, measured on two cores with 4,096 ids, a sixth of the step.
+    """
+    converter = getattr(getattr(model.forward, "__func__", None), "__wrapped__", None)
+    if isinstance(converter, ConvertOutputsToFp32):
+        model.forward = MethodType(converter.model_forward, model)
 
 
 class _IsolationProof(TrainerCallback):

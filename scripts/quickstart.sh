@@ -31,9 +31,11 @@ step "4/7 pretraining with fill-in-the-middle, about 4 minutes on 2 cores"
 accelerate launch --quiet --config_file configs/cpu.yaml \
     train.py configs/recipes/pretrain_quickstart.yaml "${flags[@]}"
 step "5/7 evaluation on repositories it never saw"
-python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation"
+python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation" \
+    --mode spm --max_new_tokens 48
 step "6/7 infilling a hole in a real file"
-python generate.py "$run/model" --infill examples/hole.py
+echo "examples/settings.py, line 13, behind \"return\":"
+python generate.py "$run/model" --infill examples/settings.py:13:11 --mode spm --max_new_tokens 32
 step "7/7 report"
 python -m evaluation report "$run"
 printf '\nfinished in %d s: open %s/report.html\n' $((SECONDS - began)) "$run"

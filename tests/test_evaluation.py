@@ -140,12 +140,12 @@ def test_middle_scores_are_the_log_softmax_after_the_prompt(model, codec, some_s
             nats = nats_of(model, [*prompt, *middle, end])[len(prompt) - 1 :]
             assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
             assert scores.stop_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
-        (prefix,) = codec.encode([span.prefix])
-        before = prefix[-(CONTEXT - len(middle)) :]
-        nats = nats_of(model, [*before, *middle])[len(before) - 1 :]
-        assert scores.bits["prefix_only"][place] == pytest.approx(
-            nats.sum() / math.log(2), rel=1e-4
-        )
+        prefix, suffix = codec.encode([span.prefix, span.suffix])
+        kept, _ = generation.trim_context(prefix, suffix, CONTEXT - len(middle) - 1 - 3)
+        befores = {"prefix_only": kept, "longest_prefix": prefix[-(CONTEXT - len(middle)) :]}
+        for way, before in befores.items():
+            nats = nats_of(model, [*before, *middle])[len(before) - 1 :]
+            assert scores.bits[way][place] == pytest.approx(nats.sum() / math.log(2), rel=1e-4)
 
 
 def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spans):
