@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from transformers import set_seed
 
-    from hugcoder import checkpoint, run_record, token_store
+    from hugcoder import checkpoint, hardware, run_record, token_store
     from hugcoder.data import load_codec, load_held_out, load_rows
     from hugcoder.model import build_model, measure_model
     from hugcoder.trainer import PretrainTrainer
@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
             "tokens_per_step": tokens_per_step,
             "max_steps": training_args.max_steps,
             "data": rows.summary(),
+            "device": hardware.device_name(),
+            "world_size": training_args.world_size,
         }
         run_record.write_run_record(run, groups, identity, facts)
 

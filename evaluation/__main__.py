@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from evaluation.arguments import EvaluationArguments
 from evaluation.documents import Document, choose_documents
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
-from hugcoder.files import MANIFEST, file_sha256, write_json
+from hugcoder import corpus
+from hugcoder.files import write_json
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 
@@ -126,7 +127,7 @@ def identity(
             "parameters": model.num_parameters(),
             "context": model.config.max_position_embeddings,
             "tokenizer": codec.fingerprint,
-            "corpus_manifest": file_sha256(Path(arguments.corpus) / MANIFEST),
+            "corpus_fingerprint": corpus.fingerprint(Path(arguments.corpus)),
             "spans": digest(spans),
         },
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")}
@@ -155,6 +156,9 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         yield f"  {name:<28}{_cell(middle[way])}" + (
             f"   suffix gain {_cell(gain, digits=1)} %" if gain else ""
         )
+    for way in ("psm", "spm"):
+        read = middle[f"gain_{way}_over_foreign_percent"]
+        yield f"  the own suffix saves, to a foreign one, {way.upper()}: {_cell(read, digits=1)} %"
     for kind, part in results["infilling"].items():
         yield f"generated middles, {kind.replace('_', ' ')} ({part['spans']} holes), per cent"
         rows = {"model": part["model"], **part["floors"]}

@@ -1,10 +1,11 @@
 """Bits per byte of true middles: what the text after a hole is worth, without sampling noise.
 
-The same middle tokens (prefix, middle and suffix are encoded apart, as in training) are scored four
-ways: after a fill-in-the-middle prompt in PSM order, in SPM order, after the very prefix of those
-prompts alone as plain left-to-right text, and after the longest prefix that fits. The first three
-differ in nothing but the suffix, so their difference is what the model makes of it; the fourth says
-what the room that the suffix takes would have been worth. Context is cut as
+The same middle tokens (prefix, middle and suffix are encoded apart, as in training) are scored
+after a fill-in-the-middle prompt in PSM order, in SPM order, and after the very prefix of those
+prompts alone as plain left-to-right text; these differ in nothing but the suffix. Then after the
+longest prefix that fits, which says what the room that the suffix takes would have been worth.
+As a control both orders are scored with the suffix of another hole in place of the own one: a
+model that does not read the suffix loses nothing by that. Context is cut as
 `hugcoder.generation.trim_context` cuts it, to what the middle and the end token leave. The end
 token after a middle is no text: its probability is reported apart.
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FIM_WAYS = ("psm", "spm")
-WAYS = (*FIM_WAYS, "prefix_only", "longest_prefix")
+FOREIGN = {"psm_foreign": "psm", "spm_foreign": "spm"}
+WAYS = (*FIM_WAYS, *FOREIGN, "prefix_only", "longest_prefix")
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,13 @@ def score_middles(
     spans: list[BenchmarkSpan],
     batch_tokens: int,
 ) -> MiddleScores:
-    """Score the true middle of each span in all four ways."""
+    """Score the true middle of each span in every way."""
     bits, stop_nats = {}, {}
     for way in WAYS:
         sequences, firsts = [], []
-        for span in spans:
-            before, middle, after = _sequence(codec, span, way, context_length(model))
+        for index, span in enumerate(spans):
+            other = spans[(index + len(spans) // 2) % len(spans)]
+            before, middle, after = _sequence(codec, span, other, way, context_length(model))
             sequences.append([*before, *middle, *after])
             firsts.append(len(before))
         nats = score(model, sequences, firsts, batch_tokens)
@@ -68,13 +71,18 @@ def score_middles(
 
 
 def _sequence(
-    codec: CheckpointCodec, span: BenchmarkSpan, way: str, context: int
+    codec: CheckpointCodec, span: BenchmarkSpan, other: BenchmarkSpan, way: str, context: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Ids before the middle, of the middle, and after it."""
-    prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
+    """Ids before the middle, of the middle, and after it. other: a hole with a foreign suffix."""
+    texts = [span.prefix, span.truth, span.suffix, other.suffix]
+    prefix, middle, suffix, foreign = codec.encode(texts)
     room = context - len(middle) - 1
     if way in FIM_WAYS:
         return arrange_prompt(codec, prefix, suffix, way, room), middle, [codec.fim_ids.end]
+    if way in FOREIGN:
+        prefix, suffix = kept_context(codec, prefix, suffix, room)
+        prompt = codec.fim_ids.prompt(prefix, foreign[: len(suffix)], FOREIGN[way])
+        return [*codec.start_ids, *prompt], middle, []
     if way == "prefix_only":
         prefix, _ = kept_context(codec, prefix, suffix, room)
     else:
@@ -102,8 +110,8 @@ def measure(
 def _summary(
     scores: MiddleScores, spans: list[BenchmarkSpan], is_in: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Bits per byte each way; gains over the prefix alone, in bits per byte and in per cent; the
-    end token's mean nats and mean probability.
+    """Bits per byte each way; gains over the prefix alone (bits per byte and per cent) and over a
+    foreign suffix (per cent); the end token's mean nats and mean probability.
     """
     taken = [span for span, is_taken in zip(spans, is_in, strict=True) if is_taken]
     repos = [span.document.repo for span in taken]
@@ -115,6 +123,9 @@ def _summary(
         gained = bits["prefix_only"] - bits[way]
         summary[f"gain_{way}"] = estimate(gained, num_bytes, repos, seed)
         summary[f"gain_{way}_percent"] = estimate(100 * gained, bits["prefix_only"], repos, seed)
+        read = bits[f"{way}_foreign"] - bits[way]
+        percent = estimate(100 * read, bits[f"{way}_foreign"], repos, seed)
+        summary[f"gain_{way}_over_foreign_percent"] = percent
         nats = scores.stop_nats[way][is_in]
         summary["stop"][way] = {
             "nats": mean(nats, repos, seed),

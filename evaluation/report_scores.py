@@ -195,6 +195,8 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
         ),
         ", ",
     )
+    over = {way: middle[f"gain_{way}_over_foreign_percent"] for way in ("psm", "spm")}
+    reads = join((f"{score(gain, digits=1)} % ({way.upper()})" for way, gain in over.items()), ", ")
     return [
         tag("h3", "Bits per byte of true middles"),
         table(head, rows),
@@ -205,7 +207,10 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
             gain_verdict(middle["gain_psm_percent"]),
             " (PSM) and ",
             gain_verdict(middle["gain_spm_percent"]),
-            " (SPM). After the true middle the model ends with a probability of ",
+            " (SPM). To see whether the suffix is read at all, it was exchanged for that of "
+            "another hole: the own one saves ",
+            reads,
+            ". After the true middle the model ends with a probability of ",
             stops,
             ".",
         ),

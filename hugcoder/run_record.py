@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any
 from hugcoder.files import write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "datasets", "numpy")
+SECRET_ENDING = ("_token", "-token", "_key", "_secret")
 
 
 def run_identity(
@@ -62,8 +64,15 @@ def write_run_record(
 
 
 def launch_command() -> str:
-    """The words this program was started with."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The words this program was started with, without secrets."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    for index, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name.startswith("--") and name.endswith(SECRET_ENDING):
+            words[index] = f"{name}=***" if equals else name
+            if not equals and index + 1 < len(words):
+                words[index + 1] = "***"
+    return shlex.join(words)
 
 
 def versions() -> dict[str, str]:
@@ -82,7 +91,7 @@ def _plain(group: Any) -> dict[str, Any]:
     plain = json.loads(
         json.dumps(values, default=lambda value: getattr(value, "value", str(value)))
     )
-    secret = {name for name in plain if name.endswith("_token")}
+    secret = {name for name in plain if name.endswith(SECRET_ENDING)}
     return {k: v for k, v in plain.items() if k not in secret and v not in (None, "")}
 
 

@@ -29,6 +29,7 @@ def estimate(value, width):
 def middle_scores():
     ways = {"psm": estimate(1.731, 0.1), "spm": estimate(1.742, 0.1)}
     gains = {"gain_psm_percent": estimate(17.3, 2.5), "gain_spm_percent": estimate(0.4, 2.0)}
+    gains |= {f"gain_{way}_over_foreign_percent": estimate(21.7, 2.5) for way in ("psm", "spm")}
     stop = {"probability": estimate(0.613, 0.05), "nats": estimate(0.5, 0.1)}
     prefix_only = {"prefix_only": estimate(2.093, 0.1), "stop": {"psm": stop, "spm": stop}}
     return {**ways, **gains, **prefix_only, "spans": 77, "bytes": 4321}
