@@ -45,11 +45,6 @@ def main(argv: list[str] | None = None) -> None:
     from hugcoder.model import build_model, measure_model
     from hugcoder.trainer import PretrainTrainer
 
-    run = Path(training_args.output_dir)
-    if checkpoint.is_complete(run / checkpoint.FINAL_MODEL):
-        logger.info("%s is a finished run; its model is in %s", run, run / checkpoint.FINAL_MODEL)
-        return
-
     # Data: token store -> pieces -> FIM units -> rows
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training_args, codec)
@@ -74,6 +69,10 @@ def main(argv: list[str] | None = None) -> None:
         fim_spans=data_args.fim_spans,
         mixture=data_args.mixture_weights,
     )
+    run = Path(training_args.output_dir)
+    if checkpoint.is_finished(run, identity, training_args.max_steps):
+        logger.info("%s is finished; its model is in %s", run, run / checkpoint.FINAL_MODEL)
+        return
     resume_from = checkpoint.find_resumable(run, training_args.resume_from_checkpoint, identity)
     tokens_per_step = training_args.rows_per_step * data_args.max_seq_length
     logger.info(

@@ -40,6 +40,18 @@ def is_complete(folder: Path) -> bool:
     )
 
 
+def is_finished(run: Path, identity: dict[str, Any], max_steps: int) -> bool:
+    """Whether the run has written its final model after `max_steps` steps or more.
+
+    Raises: Refusal when the final model there belongs to another run.
+    """
+    model = run / FINAL_MODEL
+    if not is_complete(model):
+        return False
+    compare_identity(model, identity)
+    return (read_manifest(model) or {})["step"] >= max_steps
+
+
 def find_resumable(run: Path, given: str | None, identity: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from: the given one, else the last complete one of the run, else
     None.
@@ -51,8 +63,7 @@ def find_resumable(run: Path, given: str | None, identity: dict[str, Any]) -> Pa
         if not is_complete(Path(given)):
             raise Refusal(
                 f"resume_from_checkpoint {given} is not a complete checkpoint (no manifest, or "
-                f"files "
-                "are missing); give another, or none to take the last complete one of the run."
+                "files are missing); give another, or none to take the run's last complete one."
             )
     else:
         checkpoint = last_complete(run)

@@ -119,7 +119,8 @@ class PretrainTrainer(Trainer):
             return {}
         tokens = stop * self.train_dataset.settings.row_length
         shares = self.train_dataset.shares(start, stop)
-        return {"tokens": tokens} | {f"share_{name}": value for name, value in shares.items()}
+        seen = {"tokens": tokens, "corpus_epochs": self.train_dataset.epoch_at(stop - 1)}
+        return seen | {f"share_{name}": value for name, value in shares.items()}
 
     def _refuse_bad_numbers(self, logs: dict[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]

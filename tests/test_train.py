@@ -126,6 +126,14 @@ def test_a_finished_run_is_not_run_again(words):
     assert (words["output_dir"] / "metrics.jsonl").read_text() == before
 
 
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(words):
+    words |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "save_steps": 2}
+    run(words | {"max_steps": 2})
+    assert list(losses(run(words | {"max_steps": 4}))) == [1, 2, 3, 4]
+    with pytest.raises(Refusal, match="belongs to another run: its fim_rate"):
+        run(words | {"max_steps": 4, "fim_rate": 0.1})
+
+
 def test_workers_and_accumulation_do_not_change_the_losses(words, tmp_path):
     plain = losses(run(words | {"max_steps": 3}))
     split = words | {
