@@ -196,7 +196,7 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
         ", ",
     )
     over = {way: middle[f"gain_{way}_over_foreign_percent"] for way in ("psm", "spm")}
-    reads = join((f"{score(gain, digits=1)} % ({way.upper()})" for way, gain in over.items()), ", ")
+    reads = ", ".join(f"{gain['value']:.1f} % ({way.upper()})" for way, gain in over.items())
     return [
         tag("h3", "Bits per byte of true middles"),
         table(head, rows),
