@@ -125,6 +125,27 @@ def test_a_launcher_starts_train_py_with_words_that_parse(script, tmp_path, monk
     assert rows * data.max_seq_length == 524_288  # the arithmetic in the script's head
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/corpora").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_corpus_file_parses(path):
+    from data_prep.arguments import CorpusArguments
+
+    assert parse([CorpusArguments], [str(path), "--output_dir", "x"], description="").sources
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer_quickstart"])
+def test_a_tokenizer_recipe_parses_and_no_line_repeats_a_default(name):
+    from tokenizer.arguments import TokenizerArguments
+
+    path = ROOT / f"configs/recipes/{name}.yaml"
+    words = [str(path), "--corpus", "x", "--output_dir", "y"]
+    values = vars(parse([TokenizerArguments], words, description=""))
+    defaults = defaults_of([TokenizerArguments])
+    keys = yaml.safe_load(path.read_text()) or {}
+    assert [key for key in keys if values[key] == defaults.get(key)] == []
+
+
 def test_shell_scripts_stop_at_the_first_error():
     for path in (ROOT / "scripts").glob("*.sh"):
         assert "set -euo pipefail" in path.read_text(), path
