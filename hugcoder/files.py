@@ -2,9 +2,11 @@
 completes.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,20 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+ROOM_NEEDED = 64 << 20  # bytes; less free room than this explains a write that failed
+
+
+@contextmanager
+def full_disk_shown(folder: Path) -> Iterator[None]:
+    """Turn the errors with which torch and safetensors meet a full disk into the OSError it is."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or shutil.disk_usage(folder).free > ROOM_NEEDED:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,6 +22,7 @@ from hugcoder.batch import PackedCollator
 from hugcoder.callbacks.metrics_file import MetricsFile
 from hugcoder.callbacks.progress import Progress
 from hugcoder.callbacks.throughput import Throughput
+from hugcoder.files import full_disk_shown
 from hugcoder.loss import loss_by_kind
 from hugcoder.model import ModelSize, awake, finish_model_folder
 from hugcoder.optimizer import make_muon
@@ -209,7 +210,8 @@ class PretrainTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """Save, then complete the checkpoint with its manifest once every rank has written."""
         self.throughput.pause()
-        super()._save_checkpoint(model, trial)
+        with full_disk_shown(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -222,7 +224,8 @@ class PretrainTrainer(Trainer):
         """Write the final model with its tokenizer to <run>/model; collective, all ranks call
         it."""
         folder = Path(self.args.output_dir) / checkpoint.FINAL_MODEL
-        self.save_model(str(folder))
+        with full_disk_shown(Path(self.args.output_dir)):
+            self.save_model(str(folder))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             finish_model_folder(folder, self.tokenizer_folder)

@@ -3,12 +3,13 @@
 import json
 import math
 import shutil
+import subprocess
 
 import pytest
 import torch
 
 import train
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import Refusal, entry_point
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +211,29 @@ def test_another_fim_rate_over_an_interrupted_run_is_refused_with_both_values(wo
         run(words | {"fim_rate": 0.9})
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 kB, too small for one checkpoint."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_room_lets_the_run_go_on(words, small_disk, capsys):
+    words |= {"output_dir": small_disk / "run", "save_steps": 2, "max_steps": 4}
+    parts = [part for name, value in words.items() for part in (f"--{name}", str(value))]
+    with pytest.raises(SystemExit) as end:
+        entry_point(lambda: train.main(parts))()
+    assert end.value.code == 2
+    assert "No space left on device" in capsys.readouterr().err
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    assert list(losses(run(words))) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -246,8 +270,6 @@ def test_a_store_of_another_tokenizer_is_refused(words, tokenizer, tmp_path):
 
 
 def test_the_command_line_ends_in_a_sentence_and_exit_code_2(capsys, monkeypatch):
-    from hugcoder.refusal import entry_point
-
     monkeypatch.setattr("sys.argv", ["train.py", "--fim_rat", "0.5"])
     with pytest.raises(SystemExit) as end:
         entry_point(train.main)()
