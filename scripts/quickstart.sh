@@ -29,7 +29,7 @@ python -m data_prep tokenize --corpus data/quickstart --tokenizer data/quickstar
     --output_dir data/quickstart-tokens
 python -m tokenizer measure data/quickstart-tokens/tokenizer --corpus data/quickstart
 step "4/7 pretraining with fill-in-the-middle, about 6 minutes on 2 cores; the log says how long is left"
-accelerate launch --quiet --config_file configs/cpu.yaml \
+accelerate launch --quiet --config_file configs/cpu.yaml --num_cpu_threads_per_process "$(nproc)" \
     train.py configs/recipes/pretrain_quickstart.yaml "${flags[@]}"
 step "5/7 evaluation on repositories it never saw, about 1 minute"
 python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation" \

@@ -305,4 +305,6 @@ def test_the_quickstart_corpus_recipe_is_parsed():
         ["configs/corpora/quickstart.yaml", "--output_dir", "data/quickstart"],
         description="",
     )
-    assert json.loads(parsed.sources[0]) == {"type": "python"}
+    source = json.loads(parsed.sources[0])
+    assert source["type"] == "python"
+    assert "datasets" in source["distributions"]

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -146,6 +147,18 @@ def test_workers_and_accumulation_do_not_change_the_losses(words, tmp_path):
     }
     accumulated = losses(run(split))
     assert accumulated == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(words, tmp_path):
+    words |= {"max_steps": 3, "save_strategy": "no"}
+    alone = losses(run(words | {"per_device_train_batch_size": 8}))
+    words |= {"per_device_train_batch_size": 4, "output_dir": tmp_path / "two"}
+    flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ran = subprocess.run([*launcher, train.__file__, *flags], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert losses(read_metrics(tmp_path / "two")) == pytest.approx(alone, rel=1e-5)
 
 
 def test_pretraining_continues_from_a_model_folder(words, tmp_path):
