@@ -101,21 +101,23 @@ def _options(word: str) -> dict[str, Any]:
 
 def list_chunks(source: Source) -> Iterator[Chunk]:
     """The chunks of one source, in order. Raises: Refusal when the source is not there."""
-    options = source.options
-    if source.type == "folder":
-        parts = on_disk.list_folder(options["path"], options.get("repo", ""))
-    elif source.type == "git":
-        parts = git_trees.list_trees(options["path"])
-    elif source.type == "python":
-        parts = installed_python.list_installed(options)
-    elif source.type == "parquet":
-        parts = tables.list_parquet(options)
-    elif source.type == "jsonl":
-        parts = tables.list_jsonl(options)
-    else:
-        parts = hub.list_hub(options)
-    for items in parts:
+    for items in _list_items(source.type, source.options):
         yield Chunk(source.name, source.type, items)
+
+
+def _list_items(kind: str, options: dict[str, Any]) -> Iterator[Any]:
+    """What the chunks of a source of this type hold."""
+    if kind == "folder":
+        return on_disk.list_folder(options["path"], options.get("repo", ""))
+    if kind == "git":
+        return git_trees.list_trees(options["path"])
+    if kind == "python":
+        return installed_python.list_installed(options)
+    if kind == "parquet":
+        return tables.list_parquet(options)
+    if kind == "jsonl":
+        return tables.list_jsonl(options)
+    return hub.list_hub(options)
 
 
 def read_chunk(chunk: Chunk) -> Iterator[RawFile]:

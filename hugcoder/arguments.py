@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
+from transformers.training_args import ParallelMode
 
 import fim
 from hugcoder.recipe import assignments
@@ -204,6 +205,8 @@ class PretrainArguments(TrainingArguments):
             raise Refusal(
                 f"max_steps {self.max_steps} is no number of steps; give 1 or more, or -1."
             )
+        if str(self.fsdp).lower() == "true":  # the command line knows only words
+            self.fsdp = True
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         if self.torch_compile and self.use_cpu and not shutil.which(os.environ.get("CXX", "g++")):
@@ -262,6 +265,11 @@ def check_arguments(
     if training.use_liger_kernel and training.use_cpu:
         raise Refusal(
             "use_liger_kernel true needs a GPU and there is none; give --use_liger_kernel false."
+        )
+    if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise Refusal(
+            "fsdp was asked for, but this is one process and there is nothing to shard over; start "
+            "it with torchrun or accelerate on several GPUs, or leave fsdp out."
         )
     if data.held_out_rows == 0 and training.eval_strategy != "no":
         training.eval_strategy = type(training.eval_strategy)("no")

@@ -28,6 +28,7 @@ from hugcoder.model import ModelSize, awake, finish_model_folder
 from hugcoder.optimizer import make_muon
 from hugcoder.refusal import Refusal
 from hugcoder.rows import FIM_MIDDLE, LEFT_TO_RIGHT, NUM_LOSS_KINDS, PackedRows
+from hugcoder.world import check_world
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class PretrainTrainer(Trainer):
             eval_dataset=held_out or None,
             data_collator=collator,
         )
+        check_world(self.accelerator, args)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.identity, self.tokenizer_folder = identity, rows.codec.folder
         tokens_per_step = args.rows_per_step * rows.settings.row_length

@@ -11,6 +11,6 @@ TOKEN_STORE=${TOKEN_STORE:-data/corpus-tokens}  # EDIT: made by `python -m data_
 OUTPUT_DIR=${OUTPUT_DIR:-runs/pretrain_7b}      # EDIT
 NUM_GPUS=${NUM_GPUS:-8}                         # EDIT: with another number, keep GPUs x accumulation at 64
 
-exec accelerate launch --config_file configs/deepspeed.yaml --num_processes "$NUM_GPUS" \
+exec accelerate launch --quiet --config_file configs/deepspeed.yaml --num_processes "$NUM_GPUS" \
     train.py configs/recipes/pretrain_7b.yaml \
     --token_store "$TOKEN_STORE" --output_dir "$OUTPUT_DIR" "$@"

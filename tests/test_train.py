@@ -265,12 +265,31 @@ def test_a_full_disk_ends_in_a_sentence_and_room_lets_the_run_go_on(words, small
         ({"output_dir": ""}, "output_dir"),
         ({"learning_rate": "fast"}, "learning_rate: invalid float value: 'fast'"),
         ({"model_name_or_path": "x"}, "give exactly one"),
+        ({"fsdp": True}, "fsdp was asked for, but this is one process"),
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence(words, changes, sentence):
     with pytest.raises(Refusal, match=sentence) as refusal:
         run(words | changes)
     assert "\n" not in str(refusal.value)
+
+
+def test_processes_that_do_not_train_together_are_refused(words):
+    from accelerate import Accelerator
+
+    from hugcoder.arguments import PretrainArguments
+    from hugcoder.world import check_world
+
+    arguments = PretrainArguments(output_dir=str(words["output_dir"]))
+    alone = Accelerator(cpu=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(Refusal, match="2 processes were launched, but 1 train together"):
+            check_world(alone, arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_FSDP", "true")
+        with pytest.raises(Refusal, match="fsdp was asked for, but the engine is NO"):
+            check_world(alone, arguments)
 
 
 def test_a_store_of_another_tokenizer_is_refused(words, tokenizer, tmp_path):
