@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-Encode = Callable[
-    [list[str]], list[list[int]]
-]  # texts -> ids of each; special tokens in the text stay plain text
+# texts -> ids of each; special tokens in the text stay plain text
+Encode = Callable[[list[str]], list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,7 @@ class FimSettings:
                 raise ValueError(f"{name} {getattr(self, name)} is not a probability; give 0 to 1.")
 
 
-# ---- randomness without state
-# -------------------------------------------------------------------------------------
+# ---- randomness without state --------------------------------------------------------------------
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -247,7 +245,6 @@ def piece_rng(
 
 
 # ---- spans ---------------------------------------------------------------------------------------
-# ------------------
 
 MAX_SHORT_CHARACTERS = 256
 MAX_SPAN_LINES = 8
@@ -297,12 +294,10 @@ def _empty_span(text: str, rng: np.random.Generator) -> Span:
 
 
 # ---- units ---------------------------------------------------------------------------------------
-# ------------------
 
 NUM_ADDED_TOKENS = 4  # three sentinels and the end token
-RESERVE_TOKENS = (
-    8  # cutting at characters adds 2.1 tokens on average, 6 at p99, 8 at most over 3,000 cuts
-)
+# Cutting at characters adds 2.1 tokens on average, 6 at p99, 8 at most over 3,000 cuts.
+RESERVE_TOKENS = 8
 REDRAWS = 4
 
 
