@@ -109,6 +109,8 @@ def test_a_run_with_muon_resumes_exactly_too(words, tmp_path):
     shutil.copytree(words["output_dir"] / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
     resumed = losses(run(words | {"output_dir": tmp_path / "resumed"}))
     assert resumed == {step: loss for step, loss in unbroken.items() if step > 3}
+    before, after = weights(words["output_dir"]), weights(tmp_path / "resumed")
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_resuming_cuts_metrics_back_and_skips_a_torn_checkpoint(words):
