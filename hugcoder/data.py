@@ -57,7 +57,7 @@ def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) ->
 def load_held_out(
     data: DataArguments, training: PretrainArguments, codec: Codec
 ) -> dict[str, PackedRows]:
-    """The same held-out documents twice: all left-to-right, and all fill-in-the-middle."""
+    """Held-out rows: all left-to-right and, drawn apart, all fill-in-the-middle."""
     if not data.held_out_rows:
         return {}
     store = TokenStore(data.token_store, corpus.HELD_OUT)

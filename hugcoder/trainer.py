@@ -34,9 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 class PretrainTrainer(Trainer):
-    """Args:
-    held_out: rows of held-out repositories, `left_to_right` and `fim`; empty = not scored.
-    identity: what a checkpoint must share with a run that resumes from it.
+    """Trains on packed FIM rows; see the module's first lines.
+
+    Args:
+        held_out: rows of held-out repositories, `left_to_right` and `fim`; empty = not scored.
+        identity: what a checkpoint must share with a run that resumes from it.
     """
 
     def __init__(

@@ -16,10 +16,6 @@ from hugcoder.special_tokens import SPECIAL_TOKENS
 
 REPOSITORIES = {TRAIN: ("json", "email", "asyncio", "logging"), HELD_OUT: ("concurrent", "html")}
 MAX_FILE_BYTES = 40_000
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def corpus_row(repo: str, path: str, text: str, language: str = "python") -> dict:
@@ -72,10 +68,12 @@ def train_tokenizer(
     """A byte-level BPE tokenizer folder, without the tokenizer package's checks."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    from tokenizer.train import PATTERNS
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.Split(Regex(PATTERNS["standard"]), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
