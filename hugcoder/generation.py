@@ -72,8 +72,7 @@ class CheckpointCodec(Codec):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens left out; the inverse of `encode`."""
         if self.is_byte_level:
-            # A model's vocabulary is padded: the ids behind the tokenizer's stand for nothing.
-            return super().decode(index for index in ids if index < len(self.token_bytes))
+            return super().decode(ids)
         text = self._tokenizer.decode([*self._anchor_ids, *ids], skip_special_tokens=True)
         return text[text.index(self.ANCHOR) + len(self.ANCHOR) :]
 
