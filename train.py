@@ -21,6 +21,9 @@ logger = logging.getLogger("train")
 
 
 def main(argv: list[str] | None = None) -> None:
+    from hugcoder.cpu_engines import prepare_cpu_engines
+
+    prepare_cpu_engines()
     from hugcoder.arguments import (
         DataArguments,
         ModelArguments,

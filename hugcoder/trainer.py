@@ -228,6 +228,8 @@ class PretrainTrainer(Trainer):
         """Write the final model with its tokenizer to <run>/model; collective, all ranks call
         it."""
         folder = Path(self.args.output_dir) / checkpoint.FINAL_MODEL
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         with full_disk_shown(Path(self.args.output_dir)):
             self.save_model(str(folder))
         self.accelerator.wait_for_everyone()
