@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from hugcoder.recipe import parse
-from hugcoder.refusal import entry_point
+from hugcoder.refusal import EXIT_STOPPED, entry_point
 
 logger = logging.getLogger("train")
 
@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> None:
         PretrainArguments,
         check_arguments,
     )
+    from hugcoder.callbacks.stop_requests import listening, refuse_while_stopped
+    from hugcoder.run_status import kept_status
+    from hugcoder.world import check_launch
 
     # Parse and check
     groups = parse(
@@ -39,12 +42,27 @@ def main(argv: list[str] | None = None) -> None:
     )
     model_args, data_args, training_args = groups
     start_logging(training_args)
-    check_arguments(model_args, data_args, training_args)
 
+    run = Path(training_args.output_dir)
+    with listening() as signals, kept_status(run, training_args.process_index == 0) as status:
+        check_arguments(model_args, data_args, training_args)
+        check_launch(training_args)
+        refuse_while_stopped(run)
+        pretrain(groups, signals, status)
+
+
+def pretrain(groups, signals, status) -> None:
+    """Load, build, begin or go on, train and save.
+
+    Args: signals: requests to stop, listened to from the start. status: what status.json will say.
+    """
+    model_args, data_args, training_args = groups
     from transformers import set_seed
 
     from hugcoder import checkpoint, hardware, run_record, token_store
+    from hugcoder.callbacks.stop_requests import StopRequests
     from hugcoder.data import load_codec, load_held_out, load_rows
+    from hugcoder.identity import named, run_identity
     from hugcoder.model import build_model, measure_model
     from hugcoder.trainer import PretrainTrainer
 
@@ -56,25 +74,17 @@ def main(argv: list[str] | None = None) -> None:
 
     # Model
     set_seed(training_args.seed)
-    model = build_model(model_args, codec, data_args.max_seq_length)
+    model = build_model(model_args, codec, data_args.max_seq_length, training_args)
     size = measure_model(model, data_args.max_seq_length)
     logger.info("model: %s", size)
 
     # Resume or begin
-    identity = run_record.run_identity(
-        token_store.manifest_of(Path(data_args.token_store)),
-        model.config.to_dict(),
-        row_length=data_args.max_seq_length,
-        rows_per_step=training_args.rows_per_step,
-        seed=training_args.seed,
-        fim_rate=data_args.fim_rate,
-        spm_rate=data_args.spm_rate,
-        fim_spans=data_args.fim_spans,
-        mixture=data_args.mixture_weights,
-    )
+    store_manifest = token_store.manifest_of(Path(data_args.token_store))
+    identity = run_identity(data_args, training_args, store_manifest, model.config.to_dict())
     run = Path(training_args.output_dir)
     if checkpoint.is_finished(run, identity, training_args.max_steps):
         logger.info("%s is finished; its model is in %s", run, run / checkpoint.FINAL_MODEL)
+        status.step = training_args.max_steps
         return
     resume_from = checkpoint.find_resumable(run, training_args.resume_from_checkpoint, identity)
     tokens_per_step = training_args.rows_per_step * data_args.max_seq_length
@@ -98,11 +108,21 @@ def main(argv: list[str] | None = None) -> None:
             "device": hardware.device_name(),
             "world_size": training_args.world_size,
         }
-        run_record.write_run_record(run, groups, identity, facts)
+        changed = run_record.write_run_record(run, groups, identity.facts, facts, resume_from)
+        if changed:
+            logger.warning("arguments changed since the last start: %s", named(changed))
 
     # Train and save
-    trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity)
+    trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity.facts)
+    stop_requests = StopRequests(run, signals)
+    trainer.add_callback(stop_requests)
+    trainer.add_callback(status)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if stop_requests.stopped:
+        logger.info("stopped by %s; the same command goes on from here", stop_requests.stopped)
+        status.write("stopped", EXIT_STOPPED)
+        trainer.accelerator.wait_for_everyone()  # a launcher ends the ranks that are left
+        raise SystemExit(EXIT_STOPPED)
     if held_out and trainer.last_evaluated_step != trainer.state.global_step:
         trainer.evaluate()
     folder = trainer.export()
@@ -117,6 +137,9 @@ def start_logging(training_args) -> None:
     """One line a fact on rank 0, warnings from the other ranks."""
     from transformers.utils import logging as transformers_logging
 
+    from hugcoder.zero import silence_deprecated_collectives
+
+    silence_deprecated_collectives()
     is_main = training_args.process_index == 0
     level = logging.INFO if is_main else logging.WARNING
     logging.basicConfig(

@@ -76,7 +76,7 @@ def prepare(args: argparse.Namespace):
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training, codec)
     set_seed(training.seed)
-    return build_model(model_args, codec, 256), training, rows
+    return build_model(model_args, codec, 256, training), training, rows
 
 
 def hand_loop(model, training, rows) -> tuple[float, list[float]]:

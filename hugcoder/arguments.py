@@ -5,6 +5,7 @@ PretrainArguments how (a subclass of transformers.TrainingArguments with the def
 pretraining). `check_arguments` refuses what contradicts across groups. No GPU is touched here.
 """
 
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import ParallelMode
 
 import fim
+from hugcoder.cpu_engines import prepare_cpu_engines
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
 
@@ -130,7 +132,12 @@ FIXED = {
     "auto_find_batch_size": (False, "the rows of a run depend on the batch size"),
     "label_smoothing_factor": (0.0, "losses would no longer be bits"),
     "logging_nan_inf_filter": (False, "a NaN must be seen"),
+    "save_only_model": (False, "a checkpoint holds all that going on needs"),
+    "load_best_model_at_end": (False, "a run's model is that of its last step"),
+    "metric_for_best_model": (None, "a score must not decide which checkpoints are deleted"),
     "dataloader_drop_last": (False, "the run is exactly as long as its rows"),
+    "enable_jit_checkpoint": (False, "here the processes agree on the step they stop at"),
+    "restore_callback_states_from_checkpoint": (False, "a stopped run would stop again at once"),
 }
 
 
@@ -147,6 +154,11 @@ class PretrainArguments(TrainingArguments):
     gradient_accumulation_steps: int = _field(
         1,
         "Batches a device adds up for a step: devices x rows x this x max_seq_length = tokens.",
+    )
+    global_batch_size: int = _field(
+        0,
+        "Rows of one step over all devices; sets gradient_accumulation_steps, so that the run is "
+        "the same on any number of devices. 0 = devices x rows x accumulation.",
     )
     learning_rate: float = _field(3e-4, "Peak learning rate of AdamW.")
     use_muon: bool = _field(
@@ -179,13 +191,41 @@ class PretrainArguments(TrainingArguments):
     eval_steps: float | None = _field(500, "Steps between scorings; below 1 = share of all steps.")
     save_steps: float = _field(1000, "Steps between checkpoints; below 1 = share of all steps.")
     save_total_limit: int | None = _field(3, "Checkpoints that are kept.")
+    skip_spike_sigmas: float = _field(
+        6.0,
+        "Skip an update whose gradient norm lies this many standard deviations above the mean of "
+        "the last 128; 0 = only one that is no finite number.",
+    )
+    max_skipped_steps: int = _field(
+        10, "Updates of the last 128 that may be skipped; one more ends the run."
+    )
+    hang_timeout_minutes: float = _field(
+        20.0,
+        "Without a sign of life for so long, every process writes where its threads stand and the "
+        "run ends with exit code 76; 0 = never.",
+    )
     resume_from_checkpoint: str | None = _field(
         None,
         "Go on from this checkpoint. Empty = from the last complete one in output_dir, if any.",
     )
+    async_save: bool = _field(
+        True,
+        "Write FSDP checkpoints while training goes on, from a copy that each process keeps in "
+        "host memory: 12 bytes a parameter, divided by the processes. false = training waits.",
+    )
+    allow_changes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Go on although these facts differ from the checkpoint's, as in "
+            "`fim_rate token_store`; without, the run is refused with both values."
+        },
+    )
     dataloader_num_workers: int = _field(2, "Processes that make rows; 0 = the training process.")
     train_sampling_strategy: str = _field("sequential", "Fixed: the plan of the rows shuffles.")
     remove_unused_columns: bool = _field(False, "Fixed.")
+    ddp_find_unused_parameters: bool | None = _field(
+        False, "Search the graph for parameters without a gradient each step; there are none."
+    )
     logging_nan_inf_filter: bool = _field(False, "Fixed: a NaN must be seen.")
 
     def __post_init__(self) -> None:
@@ -205,10 +245,18 @@ class PretrainArguments(TrainingArguments):
             raise Refusal(
                 f"max_steps {self.max_steps} is no number of steps; give 1 or more, or -1."
             )
+        self._check_guards()
         if str(self.fsdp).lower() == "true":  # the command line knows only words
             self.fsdp = True
+        prepare_cpu_engines(fsdp=bool(self.fsdp))  # the process group is made in super()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self._settle_accumulation(int(os.environ.get("WORLD_SIZE", "1")))
         super().__post_init__()
+        if self.n_gpu > 1:
+            raise Refusal(
+                f"this is one process and {self.n_gpu} GPUs; start one process a GPU with "
+                "accelerate launch or torchrun, or choose one by CUDA_VISIBLE_DEVICES=0."
+            )
         if self.torch_compile and self.use_cpu and not shutil.which(os.environ.get("CXX", "g++")):
             raise Refusal(
                 "torch_compile on a CPU needs a C++ compiler and g++ is not there; install it "
@@ -219,6 +267,43 @@ class PretrainArguments(TrainingArguments):
                 "use_muon true does not work with DeepSpeed, which hands the optimizer flattened "
                 "shards; choose configs/fsdp.yaml or configs/ddp.yaml, or give --use_muon false."
             )
+
+    def _check_guards(self) -> None:
+        for name in ("skip_spike_sigmas", "max_skipped_steps", "hang_timeout_minutes"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise Refusal(f"{name} {getattr(self, name)} is out of range; give 0 or more.")
+        if self.hang_timeout_minutes * 60 >= self.ddp_timeout:
+            raise Refusal(
+                f"hang_timeout_minutes {self.hang_timeout_minutes:g} is not below ddp_timeout "
+                f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
+                "fewer minutes or a longer --ddp_timeout."
+            )
+        is_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+        if self.fp16 and not torch.accelerator.is_available() and not is_deepspeed:
+            raise Refusal(
+                "fp16 true needs a GPU and there is none; give --bf16 true, or neither for float32."
+            )
+
+    def _settle_accumulation(self, num_devices: int) -> None:
+        """Derive the accumulation from the global batch size; DeepSpeed reads it at once."""
+        if not self.global_batch_size:
+            return
+        at_a_time = num_devices * self.per_device_train_batch_size
+        if self.global_batch_size < 0 or self.global_batch_size % at_a_time:
+            raise Refusal(
+                f"global_batch_size {self.global_batch_size} is no multiple of {num_devices} "
+                f"devices x {self.per_device_train_batch_size} rows "
+                "(per_device_train_batch_size); give a multiple, or other rows a device."
+            )
+        accumulation = self.global_batch_size // at_a_time
+        if self.gradient_accumulation_steps not in (1, accumulation):
+            raise Refusal(
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps} and "
+                f"global_batch_size {self.global_batch_size} contradict each other on "
+                f"{num_devices} devices (that would be {accumulation}); give only "
+                "global_batch_size."
+            )
+        self.gradient_accumulation_steps = accumulation
 
     @property
     def rows_per_step(self) -> int:

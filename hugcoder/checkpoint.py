@@ -1,72 +1,194 @@
-"""Checkpoints that are complete or not there, and the identity that resuming must find again.
+"""Checkpoints that are complete or not there: the manifest, the choice, and what is deleted.
 
-A checkpoint is complete only when its manifest is there, written last on rank 0. Holds the choice
-of the checkpoint to resume from and the comparison of what a run is made of.
+A checkpoint is complete only when its manifest is there, written last, and every file has the size
+and the SHA-256 that it says. One that is not is kept aside under another name, never deleted and
+never used. What is in the files is `hugcoder.checkpoint_saving`'s concern; how identities compare,
+`hugcoder.identity`'s. Loads no torch.
 """
 
-import logging
-import re
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hugcoder.agreement import on_rank_0
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.refusal import Refusal
+
+if TYPE_CHECKING:
+    from hugcoder.identity import Identity
 
 logger = logging.getLogger(__name__)
 
 FINAL_MODEL = "model"
+HASHING_THREADS = 8  # hashlib gives the GIL back; about 1 to 2 GB/s a core with SHA instructions
+OLD = "deleting-"  # first part of the name of a folder that is being deleted
+TORN = "torn-"
 
 
-def complete(folder: Path, identity: dict[str, Any], step: int) -> None:
-    """Write the manifest of a checkpoint or final model whose files are all there."""
-    files = {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    write_json(folder / MANIFEST, {"step": step, "identity": identity, "files": files})
+# ---- the manifest --------------------------------------------------------------------------------
+
+
+def complete(
+    folder: Path, facts: dict[str, Any], files: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Write the manifest of a checkpoint or final model whose files are all there.
+
+    Args:
+        facts: step, tokens, world_size, engine and identity.
+        files: size and hash of each, where the ranks have shared the work; None = hash them here.
+    """
+    files = hash_files(folder, names_in(folder)) if files is None else files
+    manifest = {**facts, "files": dict(sorted(files.items()))}
+    write_json(folder / MANIFEST, manifest | {"checksum": _checksum(manifest)})
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names, relative to the folder, of the files that belong into its manifest."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.suffix != ".partial"]
+    return [name for name in names if name != MANIFEST]
+
+
+def share_of(names: Iterable[str], rank: int, num_ranks: int) -> list[str]:
+    """The files that a rank hashes: those that name it, which it wrote itself; rank 0 the rest."""
+    return [name for name in names if _writer(name, num_ranks) == rank]
+
+
+def _writer(name: str, num_ranks: int) -> int:
+    """__3_0.distcp, rng_state_3.pth and zero_pp_rank_3_mp_rank_00_optim_states.pt are rank 3's."""
+    found = re.search(r"(?:__|rng_state_|rank_)(\d+)", name.rpartition("/")[2])
+    rank = int(found[1]) if found else 0
+    return rank if rank < num_ranks else 0
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file, after it has reached the disk."""
+
+    def facts_of(name: str) -> tuple[str, dict[str, Any]]:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return name, {"bytes": file.tell(), "sha256": digest}
+
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        return dict(threads.map(facts_of, names))
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+# ---- looking at one ------------------------------------------------------------------------------
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the manifest is there and every file it names has the size it says."""
-    manifest = read_manifest(folder)
-    return (
-        manifest is not None
-        and "files" in manifest
-        and all(
-            (folder / name).is_file() and (folder / name).stat().st_size == size
-            for name, size in manifest["files"].items()
-        )
+    """Whether the manifest is there and every file it names has the size it says; reads no file."""
+    return not _missing(folder)
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint or model, as `model.safetensors has changed`; "" = nothing.
+
+    Looks at names and sizes first, then reads everything.
+    """
+    if found := _missing(folder):
+        return found
+    files = (read_manifest(folder) or {})["files"]
+    start, total = time.perf_counter(), sum(facts["bytes"] for facts in files.values())
+    now = hash_files(folder, files)
+    changed = [name for name in files if now[name]["sha256"] != files[name]["sha256"]]
+    if changed:
+        return f"{changed[0]} has changed since it was written (its SHA-256 differs)"
+    seconds = time.perf_counter() - start
+    logger.info(
+        "%s is whole: %d files, %.3f GB read and compared in %.1f s (%.2f GB/s)",
+        folder,
+        len(files),
+        total / 1e9,
+        seconds,
+        total / 1e9 / seconds,
     )
+    return ""
 
 
-def is_finished(run: Path, identity: dict[str, Any], max_steps: int) -> bool:
-    """Whether the run has written its final model after `max_steps` steps or more.
+def _missing(folder: Path) -> str:
+    """What is wrong with the manifest, or with the names and sizes of the files."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:  # neither UTF-8 nor JSON
+        return "its manifest cannot be read"
+    if manifest is None:
+        return "it has no manifest, which is written last"
+    if "files" not in manifest or manifest.pop("checksum", "") != _checksum(manifest):
+        return "its manifest is not one of a checkpoint, or has changed since it was written"
+    for name, facts in manifest["files"].items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (size := (folder / name).stat().st_size) != facts["bytes"]:
+            return f"{name} has {size:,} bytes, not {facts['bytes']:,}"
+    if is_numbered(folder.name):
+        missing = set(random_state_names(manifest["world_size"])) - set(manifest["files"])
+        return f"{min(missing)} is missing" if missing else ""
+    return ""
+
+
+def random_state_names(world_size: int) -> list[str]:
+    """The files in which the Trainer keeps the random number generators of each rank."""
+    if world_size == 1:
+        return ["rng_state.pth"]
+    return [f"rng_state_{rank}.pth" for rank in range(world_size)]
+
+
+# ---- choosing ------------------------------------------------------------------------------------
+
+
+def is_finished(run: Path, identity: Identity, max_steps: int) -> bool:
+    """Whether the run has written its final model after `max_steps` steps or more; on all ranks.
 
     Raises: Refusal when the final model there belongs to another run.
     """
     model = run / FINAL_MODEL
-    if not is_complete(model):
-        return False
-    compare_identity(model, identity)
-    return (read_manifest(model) or {})["step"] >= max_steps
+
+    def has_finished() -> bool:
+        if not is_complete(model):
+            return False
+        compare_identity(model, identity)
+        return (read_manifest(model) or {})["step"] >= max_steps and not damage(model)
+
+    return on_rank_0(has_finished)
 
 
-def find_resumable(run: Path, given: str | None, identity: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from: the given one, else the last complete one of the run, else
-    None.
+def find_resumable(run: Path, given: str | None, identity: Identity) -> Path | None:
+    """The checkpoint to go on from: the given one, else the last whole one of the run, else None.
 
-    Raises: Refusal when the given one is not complete, or the one found was made by another run.
+    Runs on all ranks; rank 0 reads the files, sets torn ones aside and decides for all.
+    Raises: Refusal when the given one is damaged, or the one found was made by another run.
     """
+    return on_rank_0(lambda: _choose(run, given, identity))
+
+
+def _choose(run: Path, given: str | None, identity: Identity) -> Path | None:
     if given and given.lower() not in ("true", "last"):
         checkpoint: Path | None = Path(given)
-        if not is_complete(Path(given)):
+        if reason := damage(Path(given)):
             raise Refusal(
-                f"resume_from_checkpoint {given} is not a complete checkpoint (no manifest, or "
-                "files are missing); give another, or none to take the run's last complete one."
+                f"resume_from_checkpoint {given} is not a complete checkpoint ({reason}); give "
+                "another, or none to take the run's last complete one."
             )
     else:
-        checkpoint = last_complete(run)
+        checkpoint = _last_whole(run)
     if checkpoint is None:
         if given:
             raise Refusal(f"there is no complete checkpoint in {run} to resume from.")
@@ -75,25 +197,92 @@ def find_resumable(run: Path, given: str | None, identity: dict[str, Any]) -> Pa
     return checkpoint
 
 
-def last_complete(run: Path) -> Path | None:
-    """The complete checkpoint-N with the highest N; torn ones are named in the log."""
-    numbered = []
-    for folder in run.glob("checkpoint-*"):
-        if match := re.fullmatch(r"checkpoint-(\d+)", folder.name):
-            numbered.append((int(match.group(1)), folder))
-    for _, folder in sorted(numbered, reverse=True):
-        if is_complete(folder):
+def _last_whole(run: Path) -> Path | None:
+    """The checkpoint with the highest step that is whole; those after it are set aside."""
+    for folder in reversed(checkpoints_in(run)):
+        reason = damage(folder)
+        if not reason:
             return folder
-        logger.warning("%s is torn (its manifest or a file is missing) and is not used", folder)
+        kept = _set_aside(folder)
+        logger.warning("%s is torn: %s. Not used; kept as %s", folder, reason, kept.name)
     return None
 
 
-def compare_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Raises: Refusal naming the first fact that differs between a checkpoint and this run."""
+def last_complete(run: Path) -> Path | None:
+    """The checkpoint with the highest step that looks complete; reads and renames nothing."""
+    return next((folder for folder in reversed(checkpoints_in(run)) if is_complete(folder)), None)
+
+
+def checkpoints_in(run: Path) -> list[Path]:
+    """Folders of the run named checkpoint-N, by N."""
+    folders = [folder for folder in run.glob("checkpoint-*") if is_numbered(folder.name)]
+    return sorted(folders, key=step_of)
+
+
+def is_numbered(name: str) -> bool:
+    return re.fullmatch(r"checkpoint-\d+", name) is not None
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def compare_identity(folder: Path, identity: Identity) -> dict[str, tuple[Any, Any]]:
+    """What differs between a checkpoint and this run, and is allowed to.
+
+    Raises: Refusal naming the first fact that differs and is not.
+    """
     found = (read_manifest(folder) or {}).get("identity", {})
-    for name, value in identity.items():
-        if found.get(name) != value:
-            raise Refusal(
-                f"{folder} belongs to another run: its {name} is {found.get(name)!r}, now it is "
-                f"{value!r}. Use the run's own settings, or give another --output_dir."
-            )
+    return identity.changes_since(found, folder)
+
+
+# ---- setting aside and deleting ------------------------------------------------------------------
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a torn checkpoint to torn-checkpoint-N, with a number where that is taken."""
+    target, number = folder.with_name(TORN + folder.name), 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{TORN}{folder.name}-{number}")
+    return folder.rename(target)
+
+
+def make_way(folder: Path) -> None:
+    """Give a checkpoint that is to be written an empty folder; rank 0 does it for all.
+
+    What is there was written before the run was sent back to an earlier checkpoint. It is deleted
+    when the new one is complete.
+    """
+    if folder.exists():
+        _take_away(folder)
+    folder.mkdir(parents=True)
+
+
+def rotate(run: Path, limit: int | None, last: Path) -> None:
+    """Delete the oldest complete checkpoints before `last` so that `limit` remain.
+
+    A folder loses its name before its files, so that a half-deleted one does not look like a
+    checkpoint. Folders without a manifest and those of later steps are left alone.
+    """
+    for folder in run.glob(f"{OLD}checkpoint-*"):
+        _delete(folder)
+    if limit is None or limit < 1:
+        return
+    until = [folder for folder in checkpoints_in(run) if step_of(folder) <= step_of(last)]
+    for folder in [folder for folder in until if (folder / MANIFEST).is_file()][:-limit]:
+        _delete(_take_away(folder))
+
+
+def _take_away(folder: Path) -> Path:
+    target = folder.with_name(OLD + folder.name)
+    if target.exists():
+        _delete(target)
+    return folder.rename(target)
+
+
+def _delete(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:  # not worth ending a training for; the next rotation tries again
+        logger.warning("%s could not be deleted (%s)", folder, error)

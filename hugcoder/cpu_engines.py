@@ -12,15 +12,15 @@ import os
 import torch
 
 
-def prepare_cpu_engines() -> None:
-    """Make the engine that the launcher asked for possible without a GPU.
+def prepare_cpu_engines(fsdp: bool = False) -> None:
+    """Make the engine that the launcher or the recipe (`fsdp`) asked for possible without a GPU.
 
     Runs before accelerate's state exists. Does nothing where an accelerator is present or one
     process was started.
     """
     if torch.accelerator.is_available() or "LOCAL_RANK" not in os.environ:
         return
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    if fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
         _let_gloo_shard()
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         _keep_deepspeed_from_compiling()

@@ -10,6 +10,8 @@ from hugcoder.refusal import Refusal
 from hugcoder.rows import PackedRows, RowSettings
 from hugcoder.token_store import TokenStore
 
+EPOCHS = "epochs.json"  # in the run folder, see PackedRows.remember_epochs
+
 
 def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
     """The tokenizer the token store was made with.
@@ -50,6 +52,7 @@ def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) ->
     store = TokenStore(data.token_store, corpus.TRAIN)
     rows = PackedRows(store, codec, row_settings(data, training))
     training.settle_length(rows.rows_in_epoch(0))
+    rows.remember_epochs(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
     rows.num_rows = training.max_steps * training.rows_per_step
     return rows
 

@@ -6,7 +6,6 @@ the special ids always come from the tokenizer.
 
 import json
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,29 +20,38 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hugcoder.arguments import ModelArguments
+from hugcoder.arguments import ModelArguments, PretrainArguments
 from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
+from hugcoder.random_init import RESIDUAL_OUTPUTS, build_random
 from hugcoder.refusal import Refusal
+from hugcoder.shards import are_zero, whole_shape, write_whole
+from hugcoder.world import uses
 
 logger = logging.getLogger(__name__)
 
 VOCABULARY_MULTIPLE = 128  # matrix kernels are fastest on multiples of 64 to 128
-RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what writes into the residual stream
 
 
-def build_model(arguments: ModelArguments, codec: Codec, max_seq_length: int) -> PreTrainedModel:
+def build_model(
+    arguments: ModelArguments, codec: Codec, max_seq_length: int, training: PretrainArguments
+) -> PreTrainedModel:
     """The model to train, in float32 (mixed precision casts copies), on the CPU.
+
+    With random weights under FSDP2 it has no memory yet, and under ZeRO-3 it is sharded already.
 
     Raises: Refusal when the config or the checkpoint does not fit the rows or the tokenizer.
     """
     if arguments.config_file:
         config = fit_config(read_config(arguments.config_file), codec, max_seq_length)
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=arguments.attn_implementation
+        model = build_random(
+            config,
+            arguments.attn_implementation,
+            seed=training.seed,
+            residual_init=arguments.residual_init,
+            on_meta=bool(training.fsdp) or uses("FSDP"),
         )
-        scale_residual_outputs(model, arguments.residual_init)
     else:
         model = load_model(arguments, codec)
     longest = model.config.max_position_embeddings
@@ -100,41 +108,26 @@ def load_model(arguments: ModelArguments, codec: Codec) -> PreTrainedModel:
     return model
 
 
-def scale_residual_outputs(model: PreTrainedModel, residual_init: str) -> None:
-    """Scale the initial weights that write into the residual stream.
-
-    transformers gives all matrices of Llama-like models one standard deviation. "scaled" divides
-    these by sqrt(2 x layers) (GPT-2, Radford et al. 2019), "zero" makes every layer start as the
-    identity (as in nanochat), "normal" leaves them.
-    """
-    factors = {
-        "scaled": 1 / math.sqrt(2 * model.config.num_hidden_layers),
-        "zero": 0.0,
-        "normal": 1.0,
-    }
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(RESIDUAL_OUTPUTS):
-                parameter.mul_(factors[residual_init])
-
-
 @contextmanager
 def awake(model: PreTrainedModel) -> Iterator[None]:
     """Give residual outputs that are zero (`residual_init zero`) some noise for a while.
 
-    With zeros there, no layer has any effect on the logits and a leak could not be seen.
+    With zeros there, no layer has any effect on the logits and a leak could not be seen. Works on
+    all ranks, on whole and on sharded parameters; every rank gets its part of the same noise.
     """
     outputs = [p for name, p in model.named_parameters() if name.endswith(RESIDUAL_OUTPUTS)]
-    asleep = [parameter for parameter in outputs if not parameter.detach().any()]
-    with torch.no_grad(), torch.random.fork_rng():
-        for parameter in asleep:
-            parameter.normal_(0.0, model.config.initializer_range)
+    asleep = [p for p, is_zero in zip(outputs, are_zero(outputs), strict=True) if is_zero]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in asleep:
+        noise = torch.empty(whole_shape(parameter))
+        write_whole(
+            parameter, noise.normal_(0.0, model.config.initializer_range, generator=generator)
+        )
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter in asleep:
-                parameter.zero_()
+        for parameter in asleep:
+            write_whole(parameter, torch.zeros(whole_shape(parameter)))
 
 
 def generation_config(codec: Codec) -> GenerationConfig:
@@ -162,10 +155,10 @@ class ModelSize:
 
 
 def measure_model(model: PreTrainedModel, row_length: int) -> ModelSize:
-    """Count parameters (tied ones once) and FLOPs."""
+    """Count parameters (tied ones once) and FLOPs; whole ones, also of a model that is sharded."""
     config = model.config
-    parameters = sum(p.numel() for p in model.parameters())
-    embedding = model.get_input_embeddings().weight.numel()
+    parameters = sum(whole_shape(parameter).numel() for parameter in model.parameters())
+    embedding = whole_shape(model.get_input_embeddings().weight).numel()
     multiplying = parameters if config.tie_word_embeddings else parameters - embedding
     head_size = (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

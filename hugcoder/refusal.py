@@ -1,7 +1,7 @@
 """User mistakes: one sentence on the terminal, exit code 2, no traceback.
 
-Holds the exception that carries such a sentence and the wrapper every entry point runs its main()
-in.
+Holds the exception that carries such a sentence, the wrapper every entry point runs its main() in,
+and the exit codes that a program which starts another one may rely on.
 """
 
 import errno
@@ -10,6 +10,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+EXIT_REFUSED = 2  # starting again is of no use before the user has done what the sentence says
+EXIT_STOPPED = 75  # stopped on request with a complete checkpoint; start again to go on
+EXIT_HUNG = 76  # nothing moved for hang_timeout_minutes; the stacks are in the run folder
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EROFS, errno.EPERM}
@@ -61,4 +65,4 @@ def program_name() -> str:
 
 def _end(sentence: str) -> None:
     sys.stderr.write(f"{program_name()}: error: {sentence}\n")
-    sys.exit(2)
+    sys.exit(EXIT_REFUSED)

@@ -5,18 +5,23 @@ of the data depends on no worker, rank or restart, and skipping to step 1,000,00
 Holds the making of rows from a plan; the plan is `hugcoder.packing`, the transform is `fim`.
 """
 
+import dataclasses
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 import fim
 from hugcoder.codec import Codec
+from hugcoder.files import write_json
 from hugcoder.packing import EpochPlan, PackingSettings, Pieces, cut_documents, plan_epoch
 from hugcoder.refusal import Refusal
-from hugcoder.token_store import TokenStore
+from hugcoder.token_store import TokenStore, manifest_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +71,7 @@ class PackedRows(Dataset):
             )
         self._plans: dict[int, EpochPlan] = {}
         self._first_rows = [0]  # of each epoch planned so far
+        self._epochs_file: Path | None = None
         self.num_rows = self.rows_in_epoch(0) if num_rows is None else num_rows
 
     def __len__(self) -> int:
@@ -138,7 +144,40 @@ class PackedRows(Dataset):
         while len(self._first_rows) <= epoch + 1:
             last = len(self._first_rows) - 1
             self._first_rows.append(self._first_rows[-1] + self.plan(last).num_rows)
+            self._write_epochs()
         return self._first_rows[epoch + 1] - self._first_rows[epoch]
+
+    def remember_epochs(self, path: Path, may_write: bool) -> None:
+        """Keep the number of rows of the epochs planned so far in a file, and take it from there.
+
+        Position in a late epoch needs the rows of all epochs before it; without the file, resuming
+        there plans them all again, about 3 s an epoch and million documents.
+
+        Args: may_write: on one rank only.
+        """
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["of"] == self.fingerprint and len(kept["first_rows"]) > len(self._first_rows):
+                self._first_rows = kept["first_rows"]
+        self._epochs_file = path if may_write else None
+        self._write_epochs()
+
+    def _write_epochs(self) -> None:
+        if self._epochs_file and get_worker_info() is None:
+            kept = {"of": self.fingerprint, "first_rows": self._first_rows}
+            write_json(self._epochs_file, kept)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the plans of all epochs are a function of, as a hash."""
+        store = manifest_of(self.store.folder)
+        made_of = (
+            store["tokenizer_sha256"],
+            store["corpus_fingerprint"],
+            dataclasses.astuple(self.settings.packing),
+            sorted(self.settings.mixture.items()),
+        )
+        return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
 
     def locate(self, index: int) -> tuple[EpochPlan, int]:
         """The plan and the row within it of global row `index`."""
@@ -178,6 +217,15 @@ class PackedRows(Dataset):
         for name, count in zip(self.store.language_names, content / content.sum(), strict=True):
             shares[f"language/{name}"] = float(count)
         return shares
+
+    def documents(self, start: int, stop: int) -> list[dict[str, str]]:
+        """Repository and path of every document in global rows start to stop, each once."""
+        seen: dict[int, None] = {}
+        for index in range(start, stop):
+            plan, row = self.locate(index)
+            piece = plan.piece[plan.row_offsets[row] : plan.row_offsets[row + 1]]
+            seen |= dict.fromkeys(self.pieces.document[piece].tolist())
+        return self.store.origins(list(seen))
 
     def fullest_rows(self, num_rows: int) -> list[int]:
         """Rows of the run (its first epoch) that hold the most units, for the self-test."""

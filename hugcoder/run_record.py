@@ -1,12 +1,11 @@
 """run.json: what a run was made of, so that its folder explains itself.
 
-Holds the collecting of arguments, versions, commit, hashes and launch command, and the identity:
-the few facts that must be the same for resuming to give the losses of the unbroken run.
+Holds the collecting of arguments, versions, commit and launch command, of this start and, in short,
+of those before it. What resuming must find again is `hugcoder.identity`.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -22,45 +21,55 @@ from typing import Any
 from hugcoder.files import write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "datasets", "numpy")
+KEPT_STARTS = 100
+SAYS_WHERE = {"resume_from_checkpoint", "allow_changes", "local_rank", "run_name", "logging_dir"}
 SECRET_ENDING = ("_token", "-token", "_key", "_secret")
 
 
-def run_identity(
-    store_manifest: dict[str, Any], model_config: dict[str, Any], **settings: Any
-) -> dict[str, Any]:
-    """Facts that decide the rows and the weights. settings: row_length, seed, FIM rates and the
-    like."""
-    ignored = {"transformers_version", "_name_or_path", "use_cache", "dtype"}
-    shape = {name: value for name, value in model_config.items() if name not in ignored}
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
-    return {
-        "tokenizer": store_manifest["tokenizer_sha256"][:16],
-        "corpus": store_manifest["corpus_fingerprint"][:16],
-        "model": digest[:16],
-        **json.loads(json.dumps(settings)),
-    }
-
-
 def write_run_record(
-    run: Path, groups: Iterable[Any], identity: dict[str, Any], facts: dict[str, Any]
-) -> None:
-    """Write run.json.
+    run: Path,
+    groups: Iterable[Any],
+    identity: dict[str, Any],
+    facts: dict[str, Any],
+    resumed_from: Path | None,
+) -> dict[str, tuple[Any, Any]]:
+    """Write run.json: this start, and below `starts` one short entry for each.
 
     Args: groups: the dataclasses of arguments. facts: measured at start, such as parameter counts.
+    Returns: the arguments that differ from the start before, as name -> (then, now).
     """
-    write_json(
-        run / "run.json",
-        {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": launch_command(),
-            "arguments": {type(group).__name__: _plain(group) for group in groups},
-            "identity": identity,
-            **facts,
-            "commit": _commit(),
-            "versions": versions(),
-            "host": {"cpus": os.cpu_count(), "machine": platform.machine()},
-        },
-    )
+    path = run / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    arguments = {type(group).__name__: _plain(group) for group in groups}
+    changed = _changed(before.get("arguments", {}), arguments) if resumed_from else {}
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": launch_command(),
+        "resumed_from": resumed_from.name if resumed_from else "",
+        "changed": changed,
+    }
+    record = {
+        "started": start["time"],
+        "command": start["command"],
+        "arguments": arguments,
+        "identity": identity,
+        **facts,
+        "commit": _commit(),
+        "versions": versions(),
+        "host": {"cpus": os.cpu_count(), "machine": platform.machine()},
+        "starts": [*before.get("starts", []), start][-KEPT_STARTS:],
+    }
+    write_json(path, record)
+    return changed
+
+
+def _changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Arguments that differ, of all groups; those that say where and not how are left out."""
+    before = {name: value for group in then.values() for name, value in group.items()}
+    after = {name: value for group in now.values() for name, value in group.items()}
+    names = sorted((set(before) | set(after)) - SAYS_WHERE)
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def launch_command() -> str:

@@ -12,7 +12,7 @@ Holds the format, its reader and the encoding of one shard; `python -m data_prep
 it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,21 @@ class TokenStore:
         first = self._line_offset[document]
         last = first + -(-self.lengths[document] // LINE_BLOCK)
         return self._lines[self._shard[document]][first:last].tobytes()
+
+    def origins(self, documents: Sequence[int]) -> list[dict[str, str]]:
+        """Repository and path of documents; read from the disk, which keeps them."""
+        import pyarrow.parquet
+
+        asked = np.asarray(documents, dtype=np.int64)
+        origins: list[dict[str, str]] = [{}] * len(asked)
+        for shard in np.unique(self._shard[asked]).tolist():
+            path = shard_file(self.prefixes[shard], "documents.parquet")
+            table = pyarrow.parquet.read_table(path, columns=["repo", "path"])
+            places = np.flatnonzero(self._shard[asked] == shard)
+            rows = table.take(asked[places] - self._first_document[shard]).to_pylist()
+            for place, row in zip(places.tolist(), rows, strict=True):
+                origins[place] = row
+        return origins
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:

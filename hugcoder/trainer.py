@@ -6,29 +6,43 @@ per byte, Muon, and checkpoints that a manifest completes. Everything else is th
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
 from accelerate.utils.operations import ConvertOutputsToFp32
-from torch.utils.data import DataLoader, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from hugcoder import checkpoint, isolation
+from hugcoder import checkpoint, hyperparameters, random_state, zero
 from hugcoder.arguments import PretrainArguments
 from hugcoder.batch import PackedCollator
+from hugcoder.callbacks.hang_watchdog import HangWatchdog
+from hugcoder.callbacks.isolation_proof import IsolationProof
+from hugcoder.callbacks.kept_state import KeptState
 from hugcoder.callbacks.metrics_file import MetricsFile
 from hugcoder.callbacks.progress import Progress
+from hugcoder.callbacks.skipped_steps import SkippedSteps
+from hugcoder.callbacks.stop_requests import deaf
 from hugcoder.callbacks.throughput import Throughput
+from hugcoder.checkpoint_saving import CheckpointSaver
 from hugcoder.files import full_disk_shown
+from hugcoder.fsdp import settle_fsdp
+from hugcoder.gradient_guard import WINDOW, GradientGuard, guard_optimizer
+from hugcoder.held_out import score_rows
 from hugcoder.loss import loss_by_kind
-from hugcoder.model import ModelSize, awake, finish_model_folder
+from hugcoder.loss_sums import LossSums
+from hugcoder.model import ModelSize, finish_model_folder
 from hugcoder.optimizer import make_muon
+from hugcoder.random_init import expect_shards, fill_shards, is_on_meta
 from hugcoder.refusal import Refusal
-from hugcoder.rows import FIM_MIDDLE, LEFT_TO_RIGHT, NUM_LOSS_KINDS, PackedRows
-from hugcoder.world import check_world
+from hugcoder.rows import FIM_MIDDLE, IGNORED, LEFT_TO_RIGHT, NUM_LOSS_KINDS, PackedRows
+from hugcoder.world import check_sharding, check_world
 
 logger = logging.getLogger(__name__)
 
@@ -60,30 +74,81 @@ class PretrainTrainer(Trainer):
             data_collator=collator,
         )
         check_world(self.accelerator, args)
+        settle_fsdp(self.accelerator)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.identity, self.tokenizer_folder = identity, rows.codec.folder
+        # gathered from shards, tied weights are two tensors, of which transformers would save both
+        model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
+        self.checkpoints = CheckpointSaver(self, rows.codec.folder)
         tokens_per_step = args.rows_per_step * rows.settings.row_length
         self.throughput = Throughput(tokens_per_step, size.flops_per_token, args.world_size)
         self._loss_by_kind = torch.compile(loss_by_kind) if args.torch_compile else loss_by_kind
-        self._kind_sums = torch.zeros(2, NUM_LOSS_KINDS, device=args.device)
-        self._last_logged_row = 0
+        self.gradient_guard = GradientGuard(args.skip_spike_sigmas, args.max_skipped_steps)
+        self.loss_sums = LossSums(args.device, has_kinds=not args.use_liger_kernel)
+        run = Path(args.output_dir)
+        self.skipped_steps = SkippedSteps(run / "skipped_steps.jsonl", rows, args.rows_per_step)
+        self.hang_watchdog = HangWatchdog(run, args.hang_timeout_minutes * 60, args.process_index)
+        self._last_logged_row: int | None = None
         self.last_evaluated_step = -1
         for bar in (ProgressCallback, PrinterCallback):
             self.remove_callback(bar)
         self.add_callback(self.throughput)
-        self.add_callback(_IsolationProof(self))
+        self.add_callback(IsolationProof(self))
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self.add_callback(Progress())
+        self.add_callback(self.skipped_steps)
+        self.add_callback(
+            KeptState({"gradient_guard": self.gradient_guard, "loss_sums": self.loss_sums})
+        )
+        self.add_callback(self.hang_watchdog)
+        self.add_callback(self.checkpoints)
         if args.use_liger_kernel:
             logger.warning(
                 "use_liger_kernel fuses the loss into the output layer: train/loss_ar and "
                 "train/loss_middle are not logged (held-out scores still tell them apart)"
             )
 
-    def _prepare_for_training(self, *args, **kwargs):
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        if resume_from_checkpoint:
+            self.checkpoints.check_resumable(Path(resume_from_checkpoint))
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.hang_watchdog.disarm()
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        loader.base_dataloader.worker_init_fn = deaf(loader.worker_init_fn)
+        return loader
+
+    def create_scheduler(self, *args, **kwargs):
+        if is_on_meta(self.model):  # sharded by now, and its checkpoint not yet loaded
+            names, is_resuming = self._optimized_names, self._is_resuming
+            fill_shards(self.accelerator, self.model, self.optimizer, names, is_resuming)
+        scheduler = super().create_scheduler(*args, **kwargs)
+        self._settings = hyperparameters.settings_of(self.optimizer)  # before a checkpoint's come
+        return scheduler
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        self._is_resuming = resume_from_checkpoint is not None
+        given = None if self.is_deepspeed_enabled else resume_from_checkpoint
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, given)
+        if self.is_deepspeed_enabled:
+            zero.guard_engine(self.deepspeed, self.gradient_guard.judge)
+            if resume_from_checkpoint:
+                self._resume_zero(Path(resume_from_checkpoint))
+        if resume_from_checkpoint and isinstance(self.lr_scheduler, LambdaLR):
+            hyperparameters.put_back(self._settings, self.optimizer, self.lr_scheduler)
+        if not self.is_deepspeed_enabled:
+            guard_optimizer(self.optimizer, self.gradient_guard)
+        check_sharding(self.accelerator, self.model_wrapped)
         keep_half_precision_logits(self.model)
         return prepared
+
+    def _resume_zero(self, folder: Path) -> None:
+        """Go on from a checkpoint of ZeRO, made by this number of processes or another."""
+        zero.load_checkpoint(self.deepspeed, folder, Path(self.args.output_dir))
+        self._load_optimizer_and_scheduler(str(folder))
 
     # ---- loss ------------------------------------------------------------------------------------
 
@@ -91,35 +156,82 @@ class PretrainTrainer(Trainer):
         """Mean loss over the predicted tokens of the whole step, apart by kind on the side."""
         kinds = inputs.pop("kinds")
         if self.args.use_liger_kernel:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return self._fused_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         sums, counts = self._loss_by_kind(outputs.logits, labels, kinds)
-        self._kind_sums += torch.stack([sums.detach(), counts])
+        self.loss_sums.add(sums, counts)
         loss = sums.sum() / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # undo the mean over ranks
         return (loss, outputs) if return_outputs else loss
 
+    def _fused_loss(self, model, inputs, return_outputs, num_items_in_batch):
+        """The loss of a kernel that gives only the mean; its sum counts as one kind of token."""
+        counts = (inputs["labels"][..., 1:] != IGNORED).sum()
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        mean, num_tokens = (result[0] if return_outputs else result).detach(), counts
+        if num_items_in_batch is not None:
+            ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            num_tokens = num_items_in_batch / ranks
+        is_first = torch.arange(NUM_LOSS_KINDS, device=mean.device) == 0
+        self.loss_sums.add(mean.float() * num_tokens * is_first, counts * is_first)
+        return result
+
+    def _get_grad_norm(self, model, grad_norm=None) -> float:
+        """The norm of the gradient; a step that the guard rejects ends here, before the optimizer.
+
+        ZeRO has asked the guard already, at the engine's own step.
+        """
+        norm, guard = super()._get_grad_norm(model, grad_norm), self.gradient_guard
+        if self.is_deepspeed_enabled:
+            _, sums = self.loss_sums.end_step(torch.zeros(()), self.accelerator.gather)
+            if not guard.is_asked:
+                guard.judge(math.inf)  # the scaler of fp16 dropped the step before it was judged
+            guard.is_asked = False
+        else:
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            norm, sums = self.loss_sums.end_step(norm, self.accelerator.gather)
+            guard.judge(norm)
+        if guard.was_skipped:
+            self._tell_of_skipped_step()
+        else:
+            self.loss_sums.keep(sums)
+        return guard.norm
+
+    def _tell_of_skipped_step(self) -> None:
+        """Say what was skipped, and end the run when that happens too often; on all ranks."""
+        self._tr_loss.zero_()  # the Trainer's own sum would stay a NaN
+        guard, step = self.gradient_guard, self.state.global_step + 1
+        if self.is_world_process_zero():
+            self.skipped_steps.tell(step, guard.norm, guard.bound)
+        if guard.is_exhausted:
+            self.checkpoints.finish()
+            last = checkpoint.last_complete(Path(self.args.output_dir))
+            raise Refusal(
+                f"{guard.num_skipped_lately} of the last {min(step, WINDOW)} steps were skipped, "
+                f"more than max_skipped_steps {guard.max_skipped} allows; the last good checkpoint "
+                f"is {last or 'none'}. Look at {self.skipped_steps.path}, then go on from there "
+                "with a lower --learning_rate, or allow more."
+            )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._losses_by_kind()
+            del logs["loss"]  # ours leaves skipped steps out
+            logs |= self.loss_sums.read_window()
+            logs["skipped_steps"] = self.gradient_guard.num_skipped
             logs |= self.throughput.read(self.state.global_step)
             logs |= self._data_seen()
-            self._refuse_bad_numbers(logs)
+        if "train_loss" in logs:
+            logs["train_loss"] = self.loss_sums.mean_of_call()
+        self._refuse_bad_numbers(logs)
         super().log(logs, start_time)
-
-    def _losses_by_kind(self) -> dict[str, float]:
-        """Read the sums since the last log line, over all ranks."""
-        sums, counts = self.accelerator.reduce(self._kind_sums, reduction="sum").tolist()
-        self._kind_sums.zero_()
-        names = {LEFT_TO_RIGHT: "loss_ar", FIM_MIDDLE: "loss_middle"}
-        return {name: sums[kind] / counts[kind] for kind, name in names.items() if counts[kind]}
 
     def _data_seen(self) -> dict[str, float]:
         """What the rows since the last log line held, from the plan."""
         stop = self.state.global_step * self.args.rows_per_step
-        start, self._last_logged_row = self._last_logged_row, stop
+        begin = self._initial_global_step * self.args.rows_per_step  # of this start
+        start, self._last_logged_row = self._last_logged_row or begin, stop
         if start >= stop:
             return {}
         tokens = stop * self.train_dataset.settings.row_length
@@ -128,14 +240,15 @@ class PretrainTrainer(Trainer):
         return seen | {f"share_{name}": value for name, value in shares.items()}
 
     def _refuse_bad_numbers(self, logs: dict[str, float]) -> None:
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))]
+        """End a run that the guard could not save: its weights give losses that are no numbers."""
+        losses = {name: value for name, value in logs.items() if name.endswith("loss")}
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
             super().log(dict(logs))
             raise Refusal(
                 f"{bad[0]} is {logs[bad[0]]} at step {self.state.global_step}: the weights are "
-                f"lost. "
-                f"Start again from a checkpoint in {self.args.output_dir} with a lower "
-                f"--learning_rate."
+                f"lost. Start again from a checkpoint in {self.args.output_dir} with a lower "
+                "--learning_rate."
             )
 
     # ---- held-out scores -------------------------------------------------------------------------
@@ -144,12 +257,23 @@ class PretrainTrainer(Trainer):
         """Score held-out rows: bits per byte left-to-right, and of middles given both sides."""
         self.last_evaluated_step = self.state.global_step
         self.throughput.pause()
-        scored = {name: self._score(rows) for name, rows in self.eval_dataset.items()}
+        scored = {
+            name: score_rows(
+                self.model,
+                rows,
+                self.accelerator,
+                self.data_collator,
+                self.args.per_device_eval_batch_size,
+                after_batch=partial(self.hang_watchdog.feed, self.state),
+            )
+            for name, rows in self.eval_dataset.items()
+        }
+        text, middles = scored["left_to_right"][LEFT_TO_RIGHT], scored["fim"][FIM_MIDDLE]
         metrics = {
-            f"{metric_key_prefix}_loss": scored["left_to_right"][LEFT_TO_RIGHT]["loss"],
-            f"{metric_key_prefix}_bits_per_byte": scored["left_to_right"][LEFT_TO_RIGHT]["bits"],
-            f"{metric_key_prefix}_middle_loss": scored["fim"][FIM_MIDDLE]["loss"],
-            f"{metric_key_prefix}_middle_bits_per_byte": scored["fim"][FIM_MIDDLE]["bits"],
+            f"{metric_key_prefix}_loss": text.nats_per_token,
+            f"{metric_key_prefix}_bits_per_byte": text.bits_per_byte,
+            f"{metric_key_prefix}_middle_loss": middles.nats_per_token,
+            f"{metric_key_prefix}_middle_bits_per_byte": middles.bits_per_byte,
         }
         self.throughput.go_on()
         self.log(dict(metrics))
@@ -157,39 +281,6 @@ class PretrainTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    @torch.no_grad()
-    def _score(self, rows: PackedRows) -> dict[int, dict[str, float]]:
-        """Loss in nats a token and bits a byte of each kind of token; runs on every rank."""
-        model = self.model.eval()
-        num_bytes = torch.from_numpy(rows.codec.num_bytes).to(self.args.device)
-        totals = torch.zeros(3, NUM_LOSS_KINDS, device=self.args.device)
-        loader = self.accelerator.prepare(
-            DataLoader(
-                rows,
-                batch_size=max(
-                    1, min(self.args.per_device_eval_batch_size, len(rows) // self.args.world_size)
-                ),
-                sampler=SequentialSampler(rows),
-                collate_fn=self.data_collator,
-            )
-        )
-        for batch in loader:
-            kinds, labels = batch.pop("kinds"), batch.pop("labels")
-            logits = model(**batch).logits
-            sums, counts = loss_by_kind(logits, labels, kinds)
-            sizes = num_bytes[labels.clamp(min=0)] * (labels >= 0)
-            by_kind = [(sizes * (kinds == kind)).sum() for kind in range(NUM_LOSS_KINDS)]
-            totals += torch.stack([sums, counts, torch.stack(by_kind).float()])
-        sums, counts, sizes = self.accelerator.reduce(totals, reduction="sum").tolist()
-        model.train()
-        return {
-            kind: {
-                "loss": sums[kind] / max(counts[kind], 1),
-                "bits": sums[kind] / math.log(2) / max(sizes[kind], 1),
-            }
-            for kind in range(NUM_LOSS_KINDS)
-        }
 
     # ---- optimizer -------------------------------------------------------------------------------
 
@@ -207,22 +298,30 @@ class PretrainTrainer(Trainer):
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 epsilon=self.args.adam_epsilon,
             )
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        if is_on_meta(self.model):
+            self._optimized_names = expect_shards(self.accelerator, self.model, optimizer)
+        return optimizer
 
     # ---- checkpoints -----------------------------------------------------------------------------
 
     def _save_checkpoint(self, model, trial) -> None:
         """Save, then complete the checkpoint with its manifest once every rank has written."""
         self.throughput.pause()
-        with full_disk_shown(Path(self.args.output_dir)):
-            super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if (folder / "config.json").is_file():
-                finish_model_folder(folder, self.tokenizer_folder)
-            checkpoint.complete(folder, self.identity, self.state.global_step)
+        self.checkpoints.save(partial(super()._save_checkpoint, model, trial))
         self.throughput.go_on()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.checkpoints.stage(Path(output_dir)):
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None or random_state.fits(Path(checkpoint), self.args.world_size):
+            super()._load_rng_state(checkpoint)
+        else:
+            random_state.restart(
+                Path(checkpoint), self.args.seed, self.args.process_index, self.args.world_size
+            )
 
     def export(self) -> Path:
         """Write the final model with its tokenizer to <run>/model; collective, all ranks call
@@ -230,30 +329,14 @@ class PretrainTrainer(Trainer):
         folder = Path(self.args.output_dir) / checkpoint.FINAL_MODEL
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        self.checkpoints.open_model(folder)
         with full_disk_shown(Path(self.args.output_dir)):
             self.save_model(str(folder))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             finish_model_folder(folder, self.tokenizer_folder)
-            checkpoint.complete(folder, self.identity, self.state.global_step)
+        self.checkpoints.complete_model(folder)
         return folder
-
-    def prove_isolation(self) -> None:
-        """Run the self-test on the wrapped model with one micro-batch of crowded rows."""
-        model, device = self.model_wrapped, self.args.device
-
-        def forward(inputs: dict[str, Any]) -> torch.Tensor:
-            return model(**self._prepare_inputs(inputs)).logits
-
-        model.train()
-        indices = self.train_dataset.fullest_rows(self.args.per_device_train_batch_size)
-        rows = [self.train_dataset[index] for index in indices]
-        dtype = (
-            torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
-        )
-        with awake(self.model):
-            sentence = isolation.prove_isolation(rows, forward, self.data_collator, dtype)
-        logger.info("%s, %s on %s", sentence, self.model.config._attn_implementation, device)
 
 
 def keep_half_precision_logits(model: PreTrainedModel) -> None:
@@ -265,14 +348,3 @@ def keep_half_precision_logits(model: PreTrainedModel) -> None:
     converter = getattr(getattr(model.forward, "__func__", None), "__wrapped__", None)
     if isinstance(converter, ConvertOutputsToFp32):
         model.forward = MethodType(converter.model_forward, model)
-
-
-class _IsolationProof(TrainerCallback):
-    """Runs the self-test when the model is on its device and wrapped, before the first step."""
-
-    def __init__(self, trainer: PretrainTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.prove_isolation()
-        self.trainer._last_logged_row = state.global_step * args.rows_per_step

@@ -134,3 +134,13 @@ def model_config(tmp_path_factory) -> Path:
     }
     path.write_text(json.dumps(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """A server that forks ranks; see tests/ranks.py."""
+    from ranks import Ranks
+
+    server = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield server
+    server.close()

@@ -15,8 +15,6 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-GRACE_SECONDS = 20.0  # how long ranks may outlive one that failed, then they are killed
-
 
 def serve() -> None:
     warm_up()
@@ -26,7 +24,7 @@ def serve() -> None:
         request = json.loads(line)
         pids = [fork_rank(rank, request) for rank in range(request["world"])]
         answer.write(json.dumps(pids) + "\n")
-        answer.write(json.dumps(wait(pids, request["timeout"])) + "\n")
+        answer.write(json.dumps(wait(pids, request["timeout"], request["grace"])) + "\n")
 
 
 def warm_up() -> None:
@@ -82,8 +80,11 @@ def run_rank(rank: int, request: dict) -> int:
     return 0
 
 
-def wait(pids: list[int], timeout: float) -> list[int]:
-    """Exit codes, negative for signals; when one fails or time is up, the others are ended."""
+def wait(pids: list[int], timeout: float, grace: float) -> list[int]:
+    """Exit codes, negative for signals.
+
+    Ranks that outlive one that failed by `grace` seconds, or the timeout, are killed.
+    """
     codes: dict[int, int] = {}
     deadline = time.monotonic() + timeout
     while len(codes) < len(pids):
@@ -92,7 +93,7 @@ def wait(pids: list[int], timeout: float) -> list[int]:
             if done:
                 codes[pid] = os.waitstatus_to_exitcode(status)
                 if codes[pid]:
-                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+                    deadline = min(deadline, time.monotonic() + grace)
         if time.monotonic() > deadline:
             for pid in set(pids) - set(codes):
                 os.kill(pid, signal.SIGKILL)

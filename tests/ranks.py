@@ -55,12 +55,14 @@ class Ranks:
         main: str = "train",
         env: dict[str, str] | None = None,
         timeout: float = 300.0,
+        grace: float = 20.0,
     ) -> list[int]:
         """Start a world and return the process ids of its ranks.
 
         Args:
             config: accelerate YAML, relative to configs/ or a path; None = as plain torchrun.
             main: module, or module:function, that gets the words.
+            grace: seconds that ranks may outlive one that failed.
         """
         self.count += 1
         environment = launch_environment(config, world) if config else {}
@@ -73,6 +75,7 @@ class Ranks:
             "main": main,
             "log": str(self.folder / f"{self.count:04d}.log"),
             "timeout": timeout,
+            "grace": grace,
             "as_world": config is not None,
         }
         self.server.stdin.write(json.dumps(request) + "\n")
@@ -93,7 +96,7 @@ class Ranks:
 
 
 def launch_environment(config: str | Path, world: int) -> dict[str, str]:
-    """What `accelerate launch --config_file CONFIG --num_processes WORLD` adds to the environment."""
+    """What `accelerate launch --config_file CONFIG --num_processes WORLD` adds to ours."""
     from accelerate.commands.config import load_config_from_file
     from accelerate.commands.launch import (
         _validate_launch_command,

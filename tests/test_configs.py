@@ -121,8 +121,8 @@ def test_a_launcher_starts_train_py_with_words_that_parse(script, tmp_path, monk
     assert "8" in words[:at]
     _, data, training = parse_pretraining(words[at + 1 :], monkeypatch)
     assert training.learning_rate == 2e-4
-    rows = 8 * training.per_device_train_batch_size * training.gradient_accumulation_steps
-    assert rows * data.max_seq_length == 524_288  # the arithmetic in the script's head
+    # the arithmetic in the script's head
+    assert training.global_batch_size * data.max_seq_length == 524_288
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def whole_run(tokenizer, tmp_path_factory):
     config = {"model_type": "qwen3", "num_hidden_layers": 5, "hidden_size": 96}
     write_json(run / "model" / "config.json", config)
     shutil.copy(tokenizer / "tokenizer.json", run / "model")
-    checkpoint.complete(run / "model", {}, 300)
+    checkpoint.complete(run / "model", {"step": 300})
     write_json(run / "evaluation" / "results.json", results())
     return run
 

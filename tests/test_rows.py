@@ -10,7 +10,7 @@ from core_fixtures import make_rows, make_store
 from torch.utils.data import DataLoader
 
 from hugcoder.arguments import DataArguments, PretrainArguments
-from hugcoder.corpus import HELD_OUT, TRAIN
+from hugcoder.corpus import HELD_OUT, TRAIN, read_corpus
 from hugcoder.data import load_held_out
 from hugcoder.refusal import Refusal
 from hugcoder.rows import (
@@ -279,6 +279,18 @@ def test_the_fullest_rows_hold_the_most_units(mixed, codec):
 # ---- refusals ------------------------------------------------------------------------------------
 
 
+def test_the_documents_of_rows_are_those_whose_text_is_in_them(real, codec, corpus):
+    texts = {row["path"]: row["content"].encode() for row in read_corpus(corpus, TRAIN)}
+    rows = make_rows(real, codec, row_length=256, fim_rate=0.0)
+    end = codec.decode_bytes([codec.end_of_text])
+    for index in range(0, len(rows) - 1, 7):
+        named = {document["path"] for document in rows.documents(index, index + 2)}
+        units = [unit for i in (index, index + 1) for unit in units_of(rows[i])]
+        held = [text_of(unit, codec).removesuffix(end) for unit in units]
+        assert all(any(text in texts[path] for path in named) for text in held)
+        assert all(any(text in texts[path] for text in held) for path in named)
+
+
 def test_a_mixture_of_unknown_names_is_refused(mixed, codec):
     with pytest.raises(Refusal, match=r"mixture names cobol, but .* holds go, python, test"):
         make_rows(mixed, codec, mixture={"cobol": 2.0, "go": 1.0})
@@ -294,3 +306,26 @@ def test_a_store_without_a_token_is_refused(tokenizer, codec, tmp_path):
     with pytest.raises(Refusal, match=r"the train split of .* holds no documents"):
         make_rows(empty, codec)
     assert len(make_rows(TokenStore(empty.folder, HELD_OUT), codec)) == 1
+
+
+def test_a_late_row_is_found_by_the_remembered_epochs_and_not_by_planning_them_again(
+    real, codec, tmp_path, monkeypatch
+):
+    rows, file = make_rows(real, codec), tmp_path / "epochs.json"
+    rows.remember_epochs(file, may_write=True)
+    late = 5 * rows.rows_in_epoch(0) + 3
+    expected_plan, expected_row = rows.locate(late)
+
+    again = make_rows(real, codec)
+    again.remember_epochs(file, may_write=False)
+    planned = []
+    plan = PackedRows.plan
+    monkeypatch.setattr(PackedRows, "plan", lambda self, n: planned.append(n) or plan(self, n))
+    found_plan, found_row = again.locate(late)
+    assert (found_plan.epoch, found_row) == (expected_plan.epoch, expected_row)
+    assert planned == [expected_plan.epoch]
+
+    other = make_rows(real, codec, seed=7)
+    before = list(other._first_rows)
+    other.remember_epochs(file, may_write=False)
+    assert other._first_rows == before  # another seed, another plan

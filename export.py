@@ -1,0 +1,57 @@
+"""Export a checkpoint of any engine as a model folder that any Hugging Face program opens.
+
+    python export.py runs/x/checkpoint-1000 --output_dir out
+    python export.py runs/x/checkpoint-1000 --output_dir out --dtype bfloat16
+
+Needs no GPU, and memory for one output file of 5 GB; the checkpoint is verified first and never
+changed. `hugcoder.export_weights` does the work. A finished run needs none of this: its model is in
+RUN/model.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hugcoder.recipe import parse
+from hugcoder.refusal import Refusal, entry_point
+
+DESCRIPTION = "Export a checkpoint's weights: python export.py CHECKPOINT --output_dir FOLDER."
+
+
+@dataclass
+class ExportArguments:
+    checkpoint: str = field(
+        default="", metadata={"help": "Folder of a checkpoint of train.py; the first word."}
+    )
+    output_dir: str = field(
+        default="", metadata={"help": "New folder for the weights, config and tokenizer."}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
+        default=None,
+        metadata={"help": "Precision of the weights; unset keeps that of training (float32)."},
+    )
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise Refusal("no checkpoint is given; the first word must be a checkpoint folder.")
+        if not self.output_dir:
+            raise Refusal("output_dir is not given; give --output_dir FOLDER for the model.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse([ExportArguments], argv, description=DESCRIPTION, positional="checkpoint")
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+
+    import torch
+
+    from hugcoder.export_weights import export_checkpoint
+
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+    export_checkpoint(Path(arguments.checkpoint), Path(arguments.output_dir), dtype)
+    logging.getLogger("export").info("the model is in %s", arguments.output_dir)
+
+
+if __name__ == "__main__":
+    entry_point(main)()

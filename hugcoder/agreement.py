@@ -1,0 +1,54 @@
+"""One outcome for all ranks: what rank 0 decides, and the error that any one of them meets.
+
+Without it a rank that fails alone leaves the others waiting in their next collective. Works in one
+process too, where there is nobody to agree with. Loads torch only when it is called.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def num_ranks(group: Any = None) -> int:
+    """Ranks of a process group (None = all), 1 where none was made."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size(group)
+
+
+def on_rank_0(decide: Callable[[], T], group: Any = None) -> T:
+    """Run `decide` on rank 0 and give its answer, or raise its error, on all ranks of the group."""
+    if num_ranks(group) == 1:
+        return decide()
+    from torch import distributed
+
+    outcome: list[Any] = [None, None]
+    if distributed.get_rank(group) == 0:
+        try:
+            outcome[0] = decide()
+        except Exception as error:  # raised again below, on every rank
+            outcome[1] = error
+    distributed.broadcast_object_list(outcome, src=0, group=group)
+    answer, error = outcome
+    if error is not None:
+        raise error
+    return answer
+
+
+def gather(value: T, error: Exception | None, group: Any = None) -> list[T]:
+    """The values of all ranks; raises the first rank's error on all of them when there is one."""
+    outcomes = [(value, error)]
+    if num_ranks(group) > 1:
+        from torch import distributed
+
+        outcomes = [None] * num_ranks(group)
+        distributed.all_gather_object(outcomes, (value, error), group=group)
+    if error is not None:
+        raise error
+    for _, other in outcomes:
+        if other is not None:
+            raise other
+    return [value for value, _ in outcomes]

@@ -1,0 +1,33 @@
+"""Carries through a checkpoint what parts of the trainer must remember."""
+
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+
+class Rememberer(Protocol):
+    """Something with a state of JSON values, the same on every rank."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class KeptState(TrainerCallback, ExportableState):
+    """Saves the state of each part in trainer_state.json and gives it back before the first step.
+
+    The Trainer's own way back, restore_callback_states_from_checkpoint, is not used: it makes new
+    callbacks, and restores the order to stop of a run that was stopped.
+    """
+
+    def __init__(self, parts: dict[str, Rememberer]):
+        self.parts = parts
+
+    def state(self) -> dict[str, Any]:
+        return {name: part.state() for name, part in self.parts.items()}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        for name, part in self.parts.items():
+            part.load_state(kept[name])

@@ -1,0 +1,157 @@
+"""A checkpoint of any engine as a model folder that any Hugging Face program opens.
+
+Reads sharded state piece by piece: no GPU, no process group, and no more memory than one file of
+the output. What is written: safetensors of at most 5 GB each, config, tokenizer, and a manifest
+when all of it is there.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.distributed import checkpoint as sharded
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hugcoder import checkpoint
+from hugcoder.codec import copy_tokenizer
+from hugcoder.files import read_manifest, write_json
+from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 5_000_000_000
+MODEL_SHARDS = "pytorch_model_fsdp_0"  # accelerate's name, as checkpoint_saving writes it
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Names with tensors on the meta device, and how to read some of them."""
+
+    shapes: dict[str, torch.Tensor]
+    read: Callable[[list[str]], dict[str, torch.Tensor]]
+
+
+def export_checkpoint(
+    source: Path,
+    output_dir: Path,
+    dtype: torch.dtype | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> None:
+    """Write the weights of a checkpoint to `output_dir`; dtype None = as they were trained.
+
+    Raises: Refusal when the checkpoint is damaged or the output folder holds something.
+    """
+    if reason := checkpoint.damage(source):
+        raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if (read_manifest(source) or {})["engine"] == "DEEPSPEED":
+        from hugcoder import zero
+
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".gathering-") as gathered:
+            zero.export_weights(source, Path(gathered))
+            _write_weights(
+                _in_safetensors(Path(gathered)), source, output_dir, dtype, max_file_bytes
+            )
+    else:
+        is_sharded = (source / MODEL_SHARDS).is_dir()
+        weights = _in_shards(source / MODEL_SHARDS) if is_sharded else _in_safetensors(source)
+        _write_weights(weights, source, output_dir, dtype, max_file_bytes)
+    _write_rest(source, output_dir, dtype)
+
+
+def _in_shards(folder: Path) -> Weights:
+    """Weights that FSDP2 wrote, each as one chunk a rank."""
+    entries = sharded.FileSystemReader(folder).read_metadata().state_dict_metadata
+    shapes = {
+        name.removeprefix("model."): torch.empty(
+            entry.size, dtype=entry.properties.dtype, device="meta"
+        )
+        for name, entry in entries.items()
+    }
+
+    def read(names: list[str]) -> dict[str, torch.Tensor]:
+        tensors = {name: torch.empty_like(shapes[name], device="cpu") for name in names}
+        reader = sharded.FileSystemReader(folder)
+        with warnings.catch_warnings():  # one process is what is wanted here
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            sharded.load({"model": tensors}, storage_reader=reader, no_dist=True)
+        return tensors
+
+    return Weights(shapes, read)
+
+
+def _in_safetensors(folder: Path) -> Weights:
+    """Weights in one safetensors file or several."""
+    files = {}
+    shapes = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                part = file.get_slice(name)
+                files[name] = path
+                shapes[name] = torch.empty(part.get_shape(), dtype=part[:0].dtype, device="meta")
+
+    def read(names: list[str]) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for path in sorted({files[name] for name in names}):
+            with safe_open(path, "pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in names if files[name] == path}
+        return tensors
+
+    return Weights(shapes, read)
+
+
+def _write_weights(
+    weights: Weights, source: Path, output_dir: Path, dtype: torch.dtype | None, max_bytes: int
+) -> None:
+    """Write the tensors that the model has, tied ones once, as transformers would."""
+    shapes = {
+        name: weights.shapes[name].to(dtype or weights.shapes[name].dtype)
+        for name in _tensor_names(source)
+    }
+    plan = split_torch_state_dict_into_shards(
+        shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
+    )
+    for file, names in plan.filename_to_tensors.items():
+        tensors = weights.read(names)
+        for name in names:
+            tensors[name] = tensors[name].to(shapes[name].dtype)
+        save_file(tensors, output_dir / file, metadata={"format": "pt"})
+        logger.info("wrote %s: %d tensors", output_dir / file, len(names))
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(output_dir / "model.safetensors.index.json", index)
+
+
+def _tensor_names(source: Path) -> list[str]:
+    """Names of a model's parameters and saved buffers; no memory is taken for them."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    model.tie_weights()
+    parameters = [name for name, _ in model.named_parameters()]
+    saved = model.state_dict(keep_vars=True)
+    return parameters + [name for name, _ in model.named_buffers() if name in saved]
+
+
+def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> None:
+    """Copy config and tokenizer, then write the manifest."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    if dtype is not None:
+        config["dtype"] = str(dtype).removeprefix("torch.")
+    write_json(output_dir / "config.json", config)
+    shutil.copyfile(source / "generation_config.json", output_dir / "generation_config.json")
+    copy_tokenizer(source, output_dir)
+    manifest = read_manifest(source) or {}
+    known = ("step", "tokens", "world_size", "engine", "identity")
+    checkpoint.complete(output_dir, {name: manifest[name] for name in known})

@@ -1,0 +1,94 @@
+"""What a run is made of: the facts that must be the same for resuming to go on with the same run.
+
+Holds their collecting, their comparison with those of a checkpoint, and the changes that
+--allow_changes names. How the run is optimized (learning rate, schedule, length) is no part of it:
+those may change from one start to the next, and run.json shows that they did.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hugcoder.arguments import DataArguments, PretrainArguments
+from hugcoder.refusal import Refusal
+
+# keys of a config.json that change neither the shape of a model nor what it computes in training
+NOT_COMPARED = {"transformers_version", "_name_or_path", "use_cache", "dtype", "architectures"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Facts by name, as JSON keeps them, and the names that may differ from a checkpoint's."""
+
+    facts: dict[str, Any]
+    allowed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        changeable = [name for name in self.facts if not is_of_weights(name)]
+        unknown = sorted(set(self.allowed) - set(changeable))
+        if unknown:
+            raise Refusal(
+                f"allow_changes names {', '.join(unknown)}; what may change is "
+                f"{', '.join(changeable)}."
+            )
+
+    def changes_since(self, found: dict[str, Any], where: Path) -> dict[str, tuple[Any, Any]]:
+        """Facts that differ from those `found` in a folder, as name -> (then, now).
+
+        A fact that only one side knows is not compared: another release of this program or of
+        transformers has added it.
+        Raises: Refusal with both values for a change that is not allowed.
+        """
+        changed = {
+            name: (found[name], value)
+            for name, value in self.facts.items()
+            if name in found and found[name] != value
+        }
+        for name, (then, now) in changed.items():
+            if name not in self.allowed:
+                or_else = "" if is_of_weights(name) else f", or go on by --allow_changes {name}"
+                raise Refusal(
+                    f"{where} belongs to another run: its {name} is {then!r}, now it is {now!r}. "
+                    f"Use the run's own settings or give another --output_dir{or_else}."
+                )
+        return changed
+
+
+def is_of_weights(name: str) -> bool:
+    """Whether a checkpoint's weights or optimizer state would not fit after such a change."""
+    return name.startswith("model.") or name == "use_muon"
+
+
+def run_identity(
+    data: DataArguments,
+    training: PretrainArguments,
+    store_manifest: dict[str, Any],
+    model_config: dict[str, Any],
+) -> Identity:
+    """Facts that decide the rows and the weights, under the names of their flags."""
+    shape = {
+        f"model.{name}": value
+        for name, value in sorted(model_config.items())
+        if name not in NOT_COMPARED and value is not None
+    }
+    facts = {
+        "tokenizer": store_manifest["tokenizer_sha256"][:16],
+        "token_store": store_manifest["corpus_fingerprint"][:16],
+        "max_seq_length": data.max_seq_length,
+        "global_batch_size": training.rows_per_step,
+        "seed": training.seed,
+        "fim_rate": data.fim_rate,
+        "spm_rate": data.spm_rate,
+        "fim_spans": data.fim_spans,
+        "mixture": data.mixture_weights,
+        "use_muon": training.use_muon,
+        **shape,
+    }
+    return Identity(json.loads(json.dumps(facts, default=str)), tuple(training.allow_changes))
+
+
+def named(changes: dict[str, Sequence[Any]]) -> str:
+    """Changes as one line for the log."""
+    return ", ".join(f"{name} {then!r} -> {now!r}" for name, (then, now) in changes.items())

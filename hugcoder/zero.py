@@ -1,0 +1,287 @@
+"""DeepSpeed ZeRO where the Trainer's own integration is not enough.
+
+Holds the guard at the engine's step, resuming with another number of processes, and full weights
+from a checkpoint's shards. What DeepSpeed needs on a machine without GPUs is in cpu_engines.py.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import os
+import shutil
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hugcoder.agreement import on_rank_0
+from hugcoder.files import full_disk_shown, write_json
+from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+LATEST = "latest"  # the file in a checkpoint that names DeepSpeed's folder in it
+MAX_FILE_BYTES = 5 * 10**9  # of exported weights, as transformers cuts them
+
+
+def silence_deprecated_collectives() -> None:
+    """Keep torch 2.13 from warning at every step of the collectives that DeepSpeed 0.19 calls."""
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings(
+            "ignore", rf"`torch\.distributed\.{name}` is deprecated", FutureWarning
+        )
+
+
+def check_offload() -> None:
+    """Raises: Refusal when the optimizer is to run on the CPU and its kernel cannot be compiled."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
+        return
+    device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
+    missing = [name for name in (os.environ.get("CXX", "g++"), "ninja") if not shutil.which(name)]
+    if device == "cpu" and missing:
+        raise Refusal(
+            f"offload_optimizer_device cpu needs {' and '.join(missing)} to compile DeepSpeed's "
+            "optimizer for CPUs; install (apt-get install g++ ninja-build), or take "
+            "configs/deepspeed.yaml, which keeps the optimizer on the GPUs."
+        )
+    if device == "cpu" and os.environ.get("LOCAL_RANK", "0") == "0":
+        _tell_of_locks()
+
+
+def _tell_of_locks() -> None:
+    """Name the lock that a killed compilation leaves, for which torch would wait without a word."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
+    for lock in root.rglob("cpu_adam/lock"):
+        logger.warning("%s is there: if no other process compiles now, delete it and restart", lock)
+
+
+# ---- guard -----------------------------------------------------------------------------------
+
+
+def guard_engine(engine: Any, judge: Callable[[float], bool]) -> None:
+    """Let `judge` see the norm of every step's gradients and reject the step before it is made.
+
+    A rejected step takes DeepSpeed's own way out of an overflow: the gradients are cleared, nothing
+    is updated, the schedule waits, and in fp16 the loss scale falls. `judge` gets the norm over all
+    ranks, without loss scale and before clipping, the same on every rank, and infinity where it is
+    not finite, which is rejected whatever the answer.
+    """
+    optimizer = engine.optimizer
+    check_overflow = optimizer.check_overflow
+
+    def judged_overflow(partition_gradients: bool = True) -> None:
+        check_overflow(partition_gradients)
+        if optimizer.overflow:
+            judge(math.inf)  # the norm is not computed then
+
+    optimizer.check_overflow = judged_overflow
+    if engine.zero_optimization_stage() == 3:
+        _guard_stage_3(optimizer, judge)
+    else:
+        _guard_stages_1_and_2(optimizer, judge)
+
+
+def _guard_stage_3(optimizer: Any, judge: Callable[[float], bool]) -> None:
+    from deepspeed.runtime.utils import combine_grad_norm_groups
+
+    norms_of_groups = optimizer._get_norm_groups
+
+    def judged_norms() -> list[torch.Tensor]:
+        norms = norms_of_groups()
+        total = combine_grad_norm_groups(norms)
+        is_rejected = judge(float(total) / optimizer.loss_scale)
+        return [torch.full_like(total, math.inf)] if is_rejected else norms
+
+    optimizer._get_norm_groups = judged_norms
+
+
+def _guard_stages_1_and_2(optimizer: Any, judge: Callable[[float], bool]) -> None:
+    total_norm = optimizer.scaled_global_norm
+    optimizer.check_grad_overflow = True  # without it an invalid norm in bf16 would be stepped on
+
+    def judged_norm(norm_type: int = 2) -> torch.Tensor:
+        total = total_norm(norm_type)
+        is_rejected = judge(float(total) / optimizer.loss_scale)
+        return torch.full_like(total, math.inf) if is_rejected else total
+
+    optimizer.scaled_global_norm = judged_norm
+
+
+# ---- resuming --------------------------------------------------------------------------------
+
+
+def load_checkpoint(engine: Any, checkpoint: Path, scratch: Path) -> None:
+    """Load weights and optimizer state into a new engine; all ranks call it.
+
+    A checkpoint of another number of processes is brought into DeepSpeed's universal form first,
+    in a folder below `scratch` that all ranks see, with room for 12 bytes a parameter twice.
+
+    Raises: Refusal when the checkpoint was not written by ZeRO of this stage.
+    """
+    world_size = len(shards_of(checkpoint))
+    check_stage(checkpoint, engine.zero_optimization_stage())
+    on_rank_0(lambda: remove_left_overs(scratch))
+    if world_size == torch.distributed.get_world_size():
+        _load(engine, checkpoint, folder_of(checkpoint).name)
+    else:
+        logger.info("%s is of %s process(es): resharding it", checkpoint, world_size)
+        load_resharded(engine, checkpoint, scratch)
+
+
+def _load(engine: Any, folder: Path, tag: str) -> None:
+    loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+    if loaded is None:  # DeepSpeed would train on from random weights
+        raise Refusal(f"DeepSpeed cannot load {folder / tag}; give another checkpoint.")
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """DeepSpeed's own folder in a checkpoint, global_stepN.
+
+    Raises: Refusal when there is none.
+    """
+    latest = checkpoint / LATEST
+    if not latest.is_file():
+        raise Refusal(
+            f"{checkpoint} was not written by DeepSpeed; resume it with the engine that wrote it, "
+            "or give another --resume_from_checkpoint."
+        )
+    return checkpoint / latest.read_text(encoding="utf-8").strip()
+
+
+def shards_of(checkpoint: Path) -> list[Path]:
+    """The optimizer's shards, one a process."""
+    return sorted(folder_of(checkpoint).glob("*zero_pp_rank_*_optim_states.pt"))
+
+
+def check_stage(checkpoint: Path, stage: int) -> None:
+    """Raises: Refusal when the shards are cut as another stage cuts them."""
+    shard = torch.load(shards_of(checkpoint)[0], map_location="cpu", mmap=True, weights_only=False)
+    found = int(shard["optimizer_state_dict"]["zero_stage"])
+    if found != stage:
+        raise Refusal(
+            f"{checkpoint} was written by ZeRO-{found}, now ZeRO-{stage} runs; start with the "
+            "accelerate config of the stage that wrote it."
+        )
+
+
+def remove_left_overs(scratch: Path) -> None:
+    """Delete the universal form that a start left behind which was killed while it resharded."""
+    for folder in scratch.glob("universal-checkpoint-*"):
+        shutil.rmtree(folder)
+
+
+def load_resharded(engine: Any, checkpoint: Path, scratch: Path) -> None:
+    """Load a checkpoint through its universal form, which rank 0 writes and removes again."""
+    source = folder_of(checkpoint)
+    universal = scratch / f"universal-{checkpoint.name}"
+    on_rank_0(lambda: write_universal(source, universal / source.name))
+    engine._config.load_universal_checkpoint = True
+    try:
+        _load(engine, universal, source.name)
+    finally:
+        engine._config.load_universal_checkpoint = False
+    _repair_steps(engine.optimizer.optimizer)
+    if engine.zero_optimization_stage() == 3:
+        _repair_groups(engine.optimizer.optimizer, universal / source.name)
+    torch.distributed.barrier()
+    on_rank_0(lambda: shutil.rmtree(universal))
+
+
+def write_universal(source: Path, target: Path) -> None:
+    """Convert DeepSpeed's folder of a checkpoint, one shard in memory at a time."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    settings = Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    target.mkdir(parents=True)
+    with full_disk_shown(target), _quiet():
+        ds_to_universal.main(settings)
+
+
+def _repair_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Give each part of the optimizer state its own `step`, on the device where it is looked for.
+
+    After a universal load of stage 3, DeepSpeed 0.19.8 leaves one tensor in all sub-groups, which
+    every sub-group then counts up; and it leaves it on the CPU, where fused kernels do not look.
+    """
+    is_on_device = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+    for shard, state in optimizer.state.items():
+        if torch.is_tensor(state.get("step")):
+            device = shard.device if is_on_device else "cpu"
+            state["step"] = state["step"].to(device, copy=True)
+
+
+def _repair_groups(optimizer: torch.optim.Optimizer, universal: Path) -> None:
+    """Give each parameter group its own settings back.
+
+    DeepSpeed 0.19.8 gives those of the first to all, so that norms and biases would decay.
+    """
+    saved = torch.load(universal / "zero" / "optimizer_state.pt", mmap=True, weights_only=False)
+    groups = saved["optimizer_state_dict"]["param_groups"]
+    for group, saved_group in zip(optimizer.param_groups, groups, strict=True):
+        group |= {name: value for name, value in saved_group.items() if name != "params"}
+
+
+# ---- full weights ----------------------------------------------------------------------------
+
+
+def _lazy_weights(checkpoint: Path) -> dict[str, Any]:
+    """What stands for each full float32 weight, tied ones once: contiguous() makes it.
+
+    No GPU and no process group is needed. Of stage 3, only what is made is in memory; of stages 1
+    and 2, whose models fit on one GPU, all of them.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    tag = folder_of(checkpoint).name
+    with _quiet():
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag, lazy_mode=True)
+    first_names: dict[int, str] = {}
+    for name, lazy in weights.items():
+        first_names.setdefault(id(lazy), name)
+    return {name: weights[name] for name in first_names.values()}
+
+
+def export_weights(
+    checkpoint: Path, output_dir: Path, max_file_bytes: int = MAX_FILE_BYTES
+) -> None:
+    """Write a checkpoint's full float32 weights as safetensors files.
+
+    The float32 masters are exact; the model that a bf16 run saves is rounded. Of stage 3, one file
+    is in memory at a time.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    lazy = _lazy_weights(checkpoint)
+    shapes = {name: torch.empty(w.shape, dtype=w.dtype, device="meta") for name, w in lazy.items()}
+    plan = split_torch_state_dict_into_shards(
+        shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_file_bytes
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for file, names in plan.filename_to_tensors.items():
+        weights = {name: lazy[name].contiguous() for name in names}
+        save_file(weights, output_dir / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        write_json(output_dir / "model.safetensors.index.json", index)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what DeepSpeed's converters print."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,145 @@
+"""train.py with something that goes wrong in it at a chosen place, for the tests of what follows.
+
+Each program takes a JSON object as its first word, the rest is the command line of train.py.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import train
+from hugcoder.trainer import PretrainTrainer
+
+HEALTHY_NORMS = [0.5 + 0.1 * (i % 50) for i in range(64)]  # enough for the guard to know a spike
+
+
+def with_bad_gradients(argv: list[str]) -> None:
+    """Multiply the loss of one rank, and with it its gradients, in one step.
+
+    step, rank, factor. knows_spikes: the guard begins with a history of norms.
+    """
+    given = json.loads(argv[0])
+    make = PretrainTrainer.__init__
+
+    def make_ill(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        healthy = self._loss_by_kind
+
+        def ill(*tensors):
+            sums, counts = healthy(*tensors)
+            is_now = self.state.global_step + 1 == given["step"] and self.model.training
+            if is_now and self.args.process_index == given["rank"]:
+                sums = sums * float(given["factor"])
+            return sums, counts
+
+        self._loss_by_kind = ill
+        if given.get("knows_spikes"):
+            state = {"num_skipped": 0, "norms": HEALTHY_NORMS, "skipped": []}
+            self.gradient_guard.load_state(state)
+
+    PretrainTrainer.__init__ = make_ill
+    train.main(argv[1:])
+
+
+def without_an_update(argv: list[str]) -> None:
+    """Leave out the update of one step, without a guard. step."""
+    step = json.loads(argv[0])["step"]
+    prepare = PretrainTrainer._prepare_for_training
+
+    def prepare_and_leave_out(self, *args, **kwargs):
+        prepared = prepare(self, *args, **kwargs)
+        update, advance = self.optimizer.step, self.lr_scheduler.step
+
+        def unless_left_out(do: Callable[[], None], now: int) -> None:
+            if now != step:
+                do()
+
+        # the Trainer counts the step between the two
+        self.optimizer.step = lambda: unless_left_out(update, self.state.global_step + 1)
+        self.lr_scheduler.step = lambda: unless_left_out(advance, self.state.global_step + 1)
+        return prepared
+
+    PretrainTrainer._prepare_for_training = prepare_and_leave_out
+    train.main([*argv[1:], "--skip_spike_sigmas", "0"])
+
+
+def with_a_signal(argv: list[str]) -> None:
+    """Send one rank a signal. rank, signal, place: build, step, evaluate, save; step, times.
+
+    Its data workers get it too.
+    """
+    given = json.loads(argv[0])
+    name = {
+        "build": "__init__",
+        "step": "training_step",
+        "evaluate": "_score",
+        "save": "_save_checkpoint",
+    }[given["place"]]
+    method = getattr(PretrainTrainer, name)
+    sent = []
+
+    def signalled(self, *args, **kwargs):
+        result = method(self, *args, **kwargs)
+        is_now = self.state.global_step + 1 >= given.get("step", 1)
+        if is_now and self.args.process_index == given["rank"] and not sent:
+            sent.append(True)
+            own = [child.pid for child in multiprocessing.active_children()] + [os.getpid()]
+            for pid in own * given.get("times", 1):
+                os.kill(pid, getattr(signal, given["signal"]))
+        return result
+
+    setattr(PretrainTrainer, name, signalled)
+    train.main(argv[1:])
+
+
+def with_a_rank_asleep(argv: list[str]) -> None:
+    """Let one rank wait for ever in its data. rank, row. holds_lock: native code, with the lock."""
+    import ctypes
+
+    from hugcoder.rows import PackedRows
+
+    given = json.loads(argv[0])
+    item = PackedRows.__getitem__
+
+    def slow_item(self, index):
+        if os.environ.get("RANK", "0") == str(given["rank"]) and index >= given["row"]:
+            sleep = ctypes.PyDLL(None).sleep if given.get("holds_lock") else time.sleep
+            sleep(600)
+        return item(self, index)
+
+    PackedRows.__getitem__ = slow_item
+    train.main(argv[1:])
+
+
+def with_files_put(argv: list[str]) -> None:
+    """Put a file into the run folder in the middle of a step. name, step."""
+    given = json.loads(argv[0])
+    training_step = PretrainTrainer.training_step
+
+    def step_with_file(self, *args, **kwargs):
+        if self.state.global_step + 1 == given["step"] and self.is_world_process_zero():
+            time.sleep(1.1)  # rank 0 looks once a second
+            open(os.path.join(self.args.output_dir, given["name"]), "w").close()
+        return training_step(self, *args, **kwargs)
+
+    PretrainTrainer.training_step = step_with_file
+    train.main(argv[1:])
+
+
+def with_a_fused_loss(argv: list[str]) -> None:
+    """Take the loss from the model, which gives only its mean, as a fused kernel does."""
+    make = PretrainTrainer.__init__
+
+    def make_fused(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        self.loss_sums.has_kinds = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        del inputs["kinds"]
+        return self._fused_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    PretrainTrainer.__init__, PretrainTrainer.compute_loss = make_fused, compute_loss
+    train.main(argv[1:])

@@ -1,0 +1,78 @@
+"""What a run is made of: facts under the names of their flags, compared with those of a folder."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hugcoder.identity import Identity, named, run_identity
+from hugcoder.refusal import Refusal
+
+STORE = {"tokenizer_sha256": "t" * 64, "corpus_fingerprint": "c" * 64}
+CONFIG = {
+    "hidden_size": 64,
+    "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+    "use_cache": True,
+    "transformers_version": "5",
+    "_name_or_path": "",
+}
+HERE = Path("run/checkpoint-4")
+
+
+def identity(config: dict = CONFIG, *, allow: tuple[str, ...] = (), **changes) -> Identity:
+    values = {"seed": 1, "rows_per_step": 8, "use_muon": False, "allow_changes": list(allow)}
+    values |= {"max_seq_length": 128, "fim_rate": 0.5, "spm_rate": 0.5, "mixture_weights": {}}
+    both = SimpleNamespace(**values | {"fim_spans": ["line=1"]} | changes)
+    return run_identity(both, both, STORE, config)
+
+
+def test_an_identity_is_what_its_json_file_holds():
+    facts = identity(fim_spans=("a", "b")).facts
+    assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_same"),
+    [
+        ("hidden_size", 65, False),
+        ("rope_parameters", {"rope_theta": 5e5, "rope_type": "default"}, False),
+        ("use_cache", False, True),
+        ("transformers_version", "9", True),
+        ("_name_or_path", "elsewhere", True),
+    ],
+)
+def test_the_model_is_its_shape_and_not_its_circumstances(name, value, is_same):
+    other = identity(dict(reversed((CONFIG | {name: value}).items())))
+    assert (identity().facts == other.facts) == is_same
+
+
+def test_a_change_is_refused_with_both_values_and_the_way_to_allow_it():
+    found = identity().facts
+    with pytest.raises(
+        Refusal, match=r"its fim_rate is 0\.5, now it is 0\.9.*--allow_changes fim_ra"
+    ):
+        identity(fim_rate=0.9).changes_since(found, HERE)
+    allowed = identity(fim_rate=0.9, allow=("fim_rate",)).changes_since(found, HERE)
+    assert allowed == {"fim_rate": (0.5, 0.9)}
+    assert named(allowed) == "fim_rate 0.5 -> 0.9"
+
+
+def test_what_an_allowed_change_does_not_name_is_still_refused():
+    with pytest.raises(Refusal, match="its seed is 1, now it is 2"):
+        identity(seed=2, fim_rate=0.9, allow=("fim_rate",)).changes_since(identity().facts, HERE)
+
+
+def test_a_change_that_the_weights_do_not_fit_cannot_be_allowed():
+    with pytest.raises(Refusal, match=r"model\.hidden_size is 64, now it is 65\D*output_dir\.$"):
+        identity(CONFIG | {"hidden_size": 65}).changes_since(identity().facts, HERE)
+    with pytest.raises(
+        Refusal, match=r"allow_changes names model\.hidden_size; what may change is"
+    ):
+        identity(allow=("model.hidden_size",))
+
+
+def test_facts_that_only_another_release_knows_are_not_compared():
+    found = identity().facts
+    assert not identity(CONFIG | {"new_key": 1}).changes_since(found, HERE)
+    assert not identity().changes_since(found | {"model.old_key": 1}, HERE)

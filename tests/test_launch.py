@@ -1,0 +1,268 @@
+"""Real launches, processes and all: accelerate, torchrun, the scripts, and two machines.
+
+Every other test of several ranks forks them in the environment that these launchers make. Two
+machines are two network namespaces with an address and a host name each.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+LAUNCHED = ["accelerate", "launch", "--quiet", "--num_processes", "2", "--main_process_port", "0"]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def flags(store, model_config, tmp_path):
+    """The words of a tiny run, with changes; they replace a recipe's. None leaves a flag out."""
+
+    def make(**changes) -> list[str]:
+        values = {
+            "config_file": model_config,
+            "token_store": store,
+            "output_dir": tmp_path / "run",
+            "attn_implementation": "sdpa",
+            "max_seq_length": 128,
+            "max_steps": 4,
+            "global_batch_size": 8,
+            "per_device_train_batch_size": 2,
+            "bf16": "false",
+            "logging_steps": 1,
+            "eval_strategy": "no",
+            "held_out_rows": 0,
+            "save_steps": 2,
+            "dataloader_num_workers": 0,
+        }
+        given = {name: value for name, value in (values | changes).items() if value is not None}
+        return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+    return make
+
+
+def finishes(words: list, environment: dict[str, str], run: Path) -> str:
+    """Launch, expect the final model, return what was printed."""
+    words = [str(word) for word in words]
+    launched = subprocess.run(
+        words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    printed = launched.stdout + launched.stderr
+    assert launched.returncode == 0, printed
+    assert (run / "model" / "model.safetensors").is_file(), printed
+    return printed
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed"])
+def test_accelerate_launches_two_processes(name, environment, flags, tmp_path):
+    words = [*LAUNCHED, "--config_file", f"configs/{name}.yaml", "train.py", *flags()]
+    printed = finishes(words, environment, tmp_path / "run")
+    assert "on 2 process(es)" in printed
+
+
+def test_torchrun_launches_fsdp_by_a_flag(environment, flags, tmp_path):
+    words = ["torchrun", "--standalone", "--nproc_per_node", "2", "train.py", *flags()]
+    words += ["--fsdp", "true", "--fsdp_config", '{"state_dict_type": "SHARDED_STATE_DICT"}']
+    finishes(words, environment, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()
+
+
+@pytest.mark.parametrize("script", ["run_fsdp.sh", "run_deepspeed.sh"])
+def test_a_launcher_script_runs_on_as_many_processes_as_it_is_told(
+    script, environment, flags, store, tmp_path
+):
+    run = tmp_path / "run"
+    environment |= {"NUM_GPUS": "2", "TOKEN_STORE": str(store), "OUTPUT_DIR": str(run)}
+    words = ["bash", f"scripts/{script}", *flags(token_store=None, output_dir=None)]
+    finishes(words, environment, run)
+
+
+def test_a_refusal_comes_before_what_the_launcher_has_to_say(environment, flags):
+    words = [*LAUNCHED, "--config_file", "configs/ddp.yaml", "train.py", *flags(fim_rate=2)]
+    launched = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert launched.returncode == 1
+    assert launched.stderr.startswith("train.py: error: fim_rate 2.0 is not a probability")
+
+
+def test_several_cpu_processes_that_accelerate_does_not_start_are_refused(
+    environment, flags, tmp_path
+):
+    """Symptom: distributed_type MULTI_CPU with two processes trained in one, in silence."""
+    config = (ROOT / "configs/cpu.yaml").read_text().replace("'NO'", "MULTI_CPU")
+    path = tmp_path / "cpu.yaml"
+    path.write_text(config.replace("num_processes: 1", "num_processes: 2"))
+    words = ["accelerate", "launch", "--quiet", "--config_file", str(path), "train.py", *flags()]
+    launched = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert launched.returncode != 0
+    assert "asked for several processes and started one" in launched.stderr
+
+
+@pytest.fixture
+def start():
+    """Starts a program in a process group of its own, and ends it with the test."""
+    started = []
+
+    def begin(words: list[str], **settings) -> subprocess.Popen:
+        started.append(subprocess.Popen(words, start_new_session=True, text=True, **settings))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.terminate()  # babysit.sh passes it on and ends
+            process.wait(timeout=60)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode} before {path} was there"
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.02)
+
+
+def test_babysit_brings_a_killed_run_to_its_end(environment, flags, start, tmp_path):
+    run = tmp_path / "run"
+    words = ["bash", "scripts/babysit.sh", str(run), sys.executable, "train.py"]
+    words += flags(max_steps=300, save_steps=20)
+    environment |= {"FIRST_PAUSE_SECONDS": "0"}
+    babysit = start(words, env=environment, cwd=ROOT, stderr=subprocess.PIPE)
+    wait_for(run / "checkpoint-20" / "manifest.json", babysit)
+    child = Path(f"/proc/{babysit.pid}/task/{babysit.pid}/children").read_text().split()[0]
+    os.kill(int(child), signal.SIGKILL)
+    _, printed = babysit.communicate(timeout=200)
+    assert babysit.returncode == 0, printed
+    assert "restart 1 of 20" in printed
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-1] == 300
+
+
+# ---- two machines --------------------------------------------------------------------------------
+
+HOSTS = {"alpha": "10.71.0.1", "beta": "10.71.0.2"}
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Two network namespaces with a cable between them; yields the words to start in one."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("needs iproute2 and the right to make network namespaces")
+    tag = str(os.getpid())
+    names = {host: f"{host}{tag}" for host in HOSTS}
+    ends = {host: f"{host[0]}{tag}" for host in HOSTS}
+    try:
+        for namespace in names.values():
+            ip("netns", "add", namespace)
+            folder = Path("/etc/netns") / namespace  # becomes /etc in the namespace
+            folder.mkdir(parents=True)
+            lines = ["127.0.0.1 localhost", *(f"{HOSTS[other]} {other}" for other in HOSTS)]
+            (folder / "hosts").write_text("\n".join(lines) + "\n")
+        ip("link", "add", ends["alpha"], "type", "veth", "peer", "name", ends["beta"])
+        for host, namespace in names.items():
+            ip("link", "set", ends[host], "netns", namespace)
+            ip("-n", namespace, "addr", "add", f"{HOSTS[host]}/24", "dev", ends[host])
+            ip("-n", namespace, "link", "set", ends[host], "up")
+            ip("-n", namespace, "link", "set", "lo", "up")
+        inside = ["unshare", "--uts", "bash", "-c", 'hostname "$0"; exec "$@"']
+        yield {
+            host: ["ip", "netns", "exec", namespace, *inside, host]
+            for host, namespace in names.items()
+        }
+    finally:
+        for namespace in names.values():
+            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True)
+            shutil.rmtree(Path("/etc/netns") / namespace, ignore_errors=True)
+
+
+TORCHRUN = ["torchrun", "--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d"]
+TORCHRUN += ["--rdzv_endpoint", "alpha:29500", "train.py", "configs/recipes/fsdp.yaml"]
+ACCELERATE = ["accelerate", "launch", "--quiet", "--config_file", "configs/deepspeed.yaml"]
+ACCELERATE += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "alpha"]
+ACCELERATE += ["--main_process_port", "29500", "--deepspeed_multinode_launcher", "standard"]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun with FSDP2", "accelerate with ZeRO-3"])
+def test_two_machines_meet_and_train_as_one_world(
+    machines, environment, flags, start, tmp_path, launcher
+):
+    """The two recipes of docs/engines.md."""
+    logs = {host: (tmp_path / host).open("w") for host in machines}
+    agents = []
+    for rank, (host, inside) in enumerate(machines.items()):
+        words = TORCHRUN
+        if launcher.startswith("accelerate"):
+            words = [*ACCELERATE, "--machine_rank", str(rank), "train.py"]
+        words = [*inside, *words, *flags()]
+        agents.append(start(words, env=environment, cwd=ROOT, stderr=logs[host]))
+    codes = [agent.wait(timeout=200) for agent in agents]
+    printed = "".join((tmp_path / host).read_text() for host in machines)
+    assert codes == [0, 0], printed
+    assert "on 2 process(es)" in printed
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_the_slurm_job_runs_on_two_machines_and_goes_on_when_queued_again(
+    machines, environment, flags, start, store, tmp_path
+):
+    """srun is replaced by one that starts its task on both machines."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    tasks = "\n".join(f'{shlex.join(inside)} "$@" & pids+=($!)' for inside in machines.values())
+    ends = 'for pid in "${pids[@]}"; do wait $pid || code=$?; done; exit $code'
+    srun = f"while [[ $1 == --* ]]; do shift; done; code=0\n{tasks}\n{ends}"
+    scontrol = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
+    scontrol = f'echo "$@" >> {tmp_path / "calls"}\n{scontrol}'
+    for name, text in (("srun", srun), ("scontrol", scontrol)):
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    place, run = tmp_path / "place", tmp_path / "run"
+    place.mkdir()
+    for name in ("scripts", "configs", "train.py", "hugcoder", "fim.py"):
+        (place / name).symlink_to(ROOT / name)
+    environment |= {
+        "PATH": f"{programs}:{environment['PATH']}",
+        "SLURM_SUBMIT_DIR": str(place),
+        "SLURM_JOB_ID": "41234",
+        "SLURM_JOB_NODELIST": "[alpha-beta]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+        "OUTPUT_DIR": str(run),
+        "TOKEN_STORE": str(store),
+        "FIRST_PAUSE_SECONDS": "0",
+    }
+    sbatch = ["bash", str(ROOT / "scripts/slurm/pretrain.sbatch")]
+    own = {"token_store": None, "output_dir": None, "lr_scheduler_type": "constant"}
+    job = start([*sbatch, *flags(**own, max_steps=300)], env=environment, stderr=subprocess.PIPE)
+    wait_for(run / "checkpoint-4" / "manifest.json", job)
+    job.send_signal(signal.SIGUSR1)
+    _, printed = job.communicate(timeout=200)
+    assert job.returncode == 75, printed
+    assert (tmp_path / "calls").read_text().splitlines()[-1] == "requeue 41234"
+    stopped_at = json.loads((run / "status.json").read_text())["step"]
+    assert 4 <= stopped_at < 300
+
+    words = [*sbatch, *flags(**own, max_steps=stopped_at + 2)]
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert f"checkpoint-{stopped_at}" in again.stderr

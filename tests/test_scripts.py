@@ -1,0 +1,223 @@
+"""The shell scripts: babysit.sh restarts what dies and nothing else; a SLURM job stops in time."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BABYSIT = ROOT / "scripts" / "babysit.sh"
+SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.sbatch")])
+
+
+def program(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """Nobody sleeps."""
+    program(tmp_path / "bin", "sleep", "exit 0")
+    return os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+
+def babysit(run: Path, command: str, environment: dict, **variables) -> subprocess.CompletedProcess:
+    """Babysit a bash command, in which $run is the folder and `again` counts its attempts."""
+    counted = f'run="{run}"; echo >> "$run/attempts"; again=$(wc -l < "$run/attempts"); {command}'
+    words = ["bash", str(BABYSIT), str(run), "bash", "-c", counted]
+    variables = {name: str(value) for name, value in variables.items()}
+    return subprocess.run(
+        words, env=environment | variables, capture_output=True, text=True, timeout=60
+    )
+
+
+def attempts(run: Path) -> int:
+    return len((run / "attempts").read_text().splitlines())
+
+
+SAVE = 'mkdir -p "$run/checkpoint-$again"; echo {} > "$run/checkpoint-$again/manifest.json"; '
+
+
+def status(word: str) -> str:
+    return f'echo \'{{"status": "{word}"}}\' > "$run/status.json"; '
+
+
+def test_a_command_that_dies_is_started_again_until_it_finishes(run, environment):
+    ended = babysit(run, "[ $again -gt 3 ] || kill -KILL $$", environment)
+    assert ended.returncode == 0, ended.stderr
+    assert attempts(run) == 4
+
+
+def test_restarts_without_a_new_checkpoint_come_to_an_end(run, environment):
+    ended = babysit(run, "exit 1", environment, MAX_RESTARTS=2)
+    assert (ended.returncode, attempts(run)) == (1, 3)
+    assert "2 restarts brought nothing beyond checkpoint 0; giving up" in ended.stderr
+
+
+def test_a_new_checkpoint_starts_the_count_again(run, environment):
+    ended = babysit(run, SAVE + "[ $again -gt 5 ]", environment, MAX_RESTARTS=1)
+    assert (ended.returncode, attempts(run)) == (0, 6)
+
+
+def test_a_torn_checkpoint_is_no_progress(run, environment):
+    ended = babysit(run, 'mkdir "$run/checkpoint-$again"; exit 1', environment, MAX_RESTARTS=1)
+    assert (ended.returncode, attempts(run)) == (1, 2)
+
+
+def test_pauses_double_up_to_the_longest(run, environment):
+    limits = {"MAX_RESTARTS": 4, "FIRST_PAUSE_SECONDS": 3, "LONGEST_PAUSE_SECONDS": 10}
+    ended = babysit(run, "exit 1", environment, **limits)
+    pauses = [line.split()[-2] for line in ended.stderr.splitlines() if "; restart " in line]
+    assert pauses == ["3", "6", "10", "10"]
+
+
+@pytest.mark.parametrize("command", ["exit 2", status("refused") + "exit 1"])
+def test_a_refusal_is_not_tried_again(run, environment, command):
+    ended = babysit(run, command, environment)
+    assert (ended.returncode, attempts(run)) == (2, 1)
+
+
+def test_a_refusal_of_an_earlier_attempt_does_not_count(run, environment):
+    (run / "status.json").write_text('{"status": "refused"}')
+    time.sleep(0.02)
+    ended = babysit(run, "[ $again -gt 1 ]", environment)
+    assert (ended.returncode, attempts(run)) == (0, 2)
+
+
+def test_a_run_stopped_by_its_stop_file_is_not_started_again(run, environment):
+    ended = babysit(run, 'touch "$run/STOP"; ' + status("stopped") + "exit 1", environment)
+    assert (ended.returncode, attempts(run)) == (75, 1)
+
+
+def test_a_run_that_was_preempted_is_started_again(run, environment):
+    ended = babysit(run, status("stopped") + "[ $again -gt 1 ] || exit 75", environment)
+    assert (ended.returncode, attempts(run)) == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_is_passed_on_and_ends_the_babysitting(tmp_path, run, name):
+    stop = f"{status('stopped')} exit 1"
+    text = f'run="{run}"; stop() {{ {stop}; }}; trap stop {name}; echo >> "$run/attempts"'
+    child = program(tmp_path / "bin", "child", text + "; while :; do sleep 0.05; done")
+    process = subprocess.Popen(["bash", str(BABYSIT), str(run), str(child)])
+    wait_for(run / "attempts")
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    assert process.wait(timeout=20) == 75
+    assert attempts(run) == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_has_nothing_to_say(script):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("needs shellcheck")
+    words = ["shellcheck", "--external-sources", "--source-path=SCRIPTDIR", str(script)]
+    checked = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert checked.returncode == 0, checked.stdout
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.02)
+
+
+# ---- SLURM ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slurm(tmp_path, run) -> dict[str, str]:
+    """SLURM's commands replaced: srun starts one task here, scontrol writes down its words."""
+    folder, place = tmp_path / "bin", tmp_path / "place"
+    place.mkdir()
+    for name in ("scripts", "configs", "train.py"):  # and no .venv, which would come first in PATH
+        (place / name).symlink_to(ROOT / name)
+    program(folder, "srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
+    names = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
+    program(folder, "scontrol", f'echo "$@" >> {tmp_path / "calls"}\n{names}')
+    return os.environ | {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(place),
+        "SLURM_JOB_ID": "41234",
+        "SLURM_JOB_NODELIST": "[alpha-beta]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_CPUS_PER_TASK": "4",
+        "OUTPUT_DIR": str(run),
+        "TOKEN_STORE": "data/x",
+        "FIRST_PAUSE_SECONDS": "0",
+    }
+
+
+SBATCH = ["bash", str(ROOT / "scripts/slurm/pretrain.sbatch"), "--learning_rate", "2e-4"]
+
+
+def test_the_slurm_job_starts_one_torchrun_a_machine_that_meet_on_the_first(
+    tmp_path, slurm, monkeypatch
+):
+    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.recipe import parse
+
+    program(tmp_path / "bin", "torchrun", f'printf "%s\\n" "$@" > {tmp_path / "words"}')
+    ended = subprocess.run(SBATCH, env=slurm, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    words = (tmp_path / "words").read_text().splitlines()
+    at = words.index("train.py")
+    flags = dict(zip(words[:at:2], words[1:at:2], strict=True))
+    assert flags["--nnodes"] == "2"
+    assert flags["--nproc_per_node"] == "8"
+    assert flags["--rdzv_endpoint"] == "alpha:21234"
+    monkeypatch.chdir(ROOT)
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    _, _, training = parse(groups, words[at + 1 :], description="")
+    assert training.learning_rate == 2e-4
+    assert training.fsdp
+
+
+UNTIL_STOP = """echo >> "$OUTPUT_DIR/attempts"
+until [ -e "$OUTPUT_DIR/STOP" ]; do sleep 0.05; done
+echo '{"status": "stopped"}' > "$OUTPUT_DIR/status.json"
+exit 1"""
+
+
+def test_a_slurm_job_at_its_time_limit_stops_the_run_and_queues_again(tmp_path, run, slurm):
+    program(tmp_path / "bin", "torchrun", UNTIL_STOP)
+    job = subprocess.Popen(SBATCH, env=slurm)
+    wait_for(run / "attempts")
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=30) == 75
+    assert not (run / "STOP").exists()
+    assert (tmp_path / "calls").read_text().splitlines()[-1] == "requeue 41234"
+
+
+def test_a_user_who_stops_a_slurm_job_finds_it_stopped(tmp_path, run, slurm):
+    program(tmp_path / "bin", "torchrun", UNTIL_STOP)
+    job = subprocess.Popen(SBATCH, env=slurm)
+    wait_for(run / "attempts")
+    (run / "STOP").touch()
+    assert job.wait(timeout=30) == 75
+    assert (run / "STOP").exists()
+    assert "requeue" not in (tmp_path / "calls").read_text()
+
+
+def test_a_slurm_job_takes_away_the_stop_file_it_left_and_no_other(tmp_path, run, slurm):
+    program(tmp_path / "bin", "torchrun", '[ ! -e "$OUTPUT_DIR/STOP" ] || exit 2')
+    (run / "STOP").write_text("slurm job 41234 reached its time limit\n")
+    assert subprocess.run(SBATCH, env=slurm, timeout=30).returncode == 0
+    (run / "STOP").write_text("")
+    assert subprocess.run(SBATCH, env=slurm, timeout=30).returncode == 2

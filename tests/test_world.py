@@ -1,0 +1,149 @@
+"""The world check: what a launcher asked for and would not get in silence ends in one sentence."""
+
+import pytest
+import yaml
+from ranks import ROOT, launch_environment
+
+from hugcoder.refusal import Refusal
+from hugcoder.world import check_launch, launched_processes
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    from hugcoder.arguments import PretrainArguments
+
+    return PretrainArguments(output_dir=str(tmp_path))
+
+
+def variant(folder, name: str, changes: dict):
+    """An accelerate YAML with other values; sections are merged, None takes a key out."""
+    config = yaml.safe_load((ROOT / "configs" / name).read_text())
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merged = config.get(key, {}) | value
+            config[key] = {name: kept for name, kept in merged.items() if kept is not None}
+        else:
+            config[key] = value
+    config = {key: value for key, value in config.items() if value is not None}
+    path = folder / f"changed_{name}"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch):
+    """Puts this process into the environment of a YAML with changes."""
+
+    def launch(name: str, world: int = 2, **changes) -> None:
+        for key, value in launch_environment(variant(tmp_path, name, changes), world).items():
+            monkeypatch.setenv(key, value)
+
+    return launch
+
+
+@pytest.mark.parametrize("name", ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "hsdp.yaml"])
+def test_our_own_files_are_as_they_should_be(arguments, launched, name):
+    launched(name, world=1 if name == "cpu.yaml" else 8)
+    check_launch(arguments)
+
+
+def test_several_processes_that_accelerate_would_not_start_are_refused(arguments, launched):
+    launched("cpu.yaml", distributed_type="MULTI_CPU", num_processes=2)
+    with pytest.raises(Refusal, match="asked for several processes and started one"):
+        check_launch(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cp", "packed documents would see each other"),
+        ("tp", "every process would train the whole model"),
+        ("sp", "cuts rows over processes"),
+    ],
+)
+def test_parallelism_that_cuts_rows_or_matrices_is_refused(arguments, launched, name, reason):
+    size = {f"parallelism_config_{name}_size": 2, "parallelism_config_dp_replicate_size": 1}
+    launched("hsdp.yaml", world=8, parallelism_config=size)
+    with pytest.raises(
+        Refusal, match=f"parallelism_config_{name}_size 2 is not possible.*{reason}"
+    ):
+        check_launch(arguments)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_precision_in_the_yaml_that_the_recipe_does_not_say_is_refused(
+    arguments, launched, precision
+):
+    launched("ddp.yaml", mixed_precision=precision)
+    with pytest.raises(Refusal, match=f"mixed_precision {precision}, but the recipe says no"):
+        check_launch(arguments)
+
+
+def test_a_precision_in_the_yaml_that_agrees_with_the_recipe_is_taken(arguments, launched):
+    arguments.bf16 = True
+    launched("ddp.yaml", mixed_precision="bf16")
+    check_launch(arguments)
+
+
+def test_a_compiler_in_the_yaml_that_the_recipe_does_not_say_is_refused(arguments, launched):
+    launched("ddp.yaml", dynamo_config={"dynamo_backend": "INDUCTOR"})
+    with pytest.raises(Refusal, match="dynamo_backend INDUCTOR, but the recipe does not compile"):
+        check_launch(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [("fsdp.yaml", "FSDP"), ("deepspeed.yaml", "DEEPSPEED")]
+)
+def test_fsdp_in_the_recipe_over_an_engine_in_the_yaml_is_refused(
+    arguments, launched, name, engine
+):
+    arguments.fsdp = True
+    launched(name)
+    with pytest.raises(
+        Refusal, match=f"fsdp was given and accelerate's YAML already says {engine}"
+    ):
+        check_launch(arguments)
+
+
+def test_the_processes_that_mpi_started_are_counted(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    assert launched_processes() == 4
+
+
+def test_processes_that_do_not_train_together_are_refused(arguments, monkeypatch):
+    from accelerate import Accelerator
+
+    from hugcoder.world import check_world
+
+    alone = Accelerator(cpu=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(Refusal, match="2 processes were launched, but 1 train together"):
+            check_world(alone, arguments)
+    for engine, words in (("FSDP", "fsdp was asked for"), ("DEEPSPEED", "DeepSpeed was asked for")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"ACCELERATE_USE_{engine}", "true")
+            with pytest.raises(Refusal, match=f"{words}, but the engine is NO"):
+                check_world(alone, arguments)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("fsdp.yaml", "hold 40 parameters together where 20 were to be sharded (engine FSDP)"),
+        ("ddp.yaml", "the engine is MULTI_CPU, but the model is a bare Linear"),
+    ],
+)
+def test_a_model_that_is_not_sharded_as_asked_is_refused_by_all_ranks(ranks, config, sentence):
+    world = ranks.run([], config=config, main="rank_programs_e:check_a_whole_model")
+    assert world.codes == [2, 2]
+    assert sentence in world.of_rank(0)
+    assert sentence in world.of_rank(1)
+
+
+@pytest.mark.parametrize("version", [1, None])
+def test_fsdp1_is_refused_and_is_what_a_yaml_without_a_version_means(arguments, launched, version):
+    launched("fsdp.yaml", fsdp_config={"fsdp_version": version})
+    with pytest.raises(Refusal, match=r"this would be FSDP1.*write fsdp_version: 2"):
+        check_launch(arguments)
