@@ -75,7 +75,7 @@ def with_a_signal(argv: list[str]) -> None:
     name = {
         "build": "__init__",
         "step": "training_step",
-        "evaluate": "_score",
+        "evaluate": "evaluate",
         "save": "_save_checkpoint",
     }[given["place"]]
     method = getattr(PretrainTrainer, name)
