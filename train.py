@@ -1,9 +1,8 @@
 """Pretrain a code model with fill-in-the-middle, from random weights or from a checkpoint.
 
-    accelerate launch --config_file configs/cpu.yaml train.py
-    configs/recipes/pretrain_quickstart.yaml accelerate launch --config_file configs/deepspeed.yaml
-    train.py configs/recipes/pretrain_7b.yaml torchrun --nproc_per_node 8 train.py
-    configs/recipes/pretrain_7b.yaml --fsdp true
+    accelerate launch --config_file configs/ddp.yaml train.py configs/recipes/pretrain_1b.yaml
+    accelerate launch --config_file configs/deepspeed.yaml train.py configs/recipes/pretrain_7b.yaml
+    torchrun --nproc_per_node 8 train.py configs/recipes/pretrain_7b.yaml configs/recipes/fsdp.yaml
 
 Recipes come first, flags after, later wins. The same command goes on with a run that was
 interrupted. Holds the order of the steps; each is in the `hugcoder` package.
@@ -13,17 +12,23 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hugcoder.recipe import parse
 from hugcoder.refusal import EXIT_STOPPED, entry_point
+
+if TYPE_CHECKING:  # the modules themselves are loaded once the words are known to be right
+    from hugcoder.arguments import PretrainArguments
+    from hugcoder.callbacks.stop_requests import StopSignals
+    from hugcoder.identity import Identity
+    from hugcoder.model import ModelSize
+    from hugcoder.rows import PackedRows
+    from hugcoder.run_status import RunStatus
 
 logger = logging.getLogger("train")
 
 
 def main(argv: list[str] | None = None) -> None:
-    from hugcoder.cpu_engines import prepare_cpu_engines
-
-    prepare_cpu_engines()
     from hugcoder.arguments import (
         DataArguments,
         ModelArguments,
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         pretrain(groups, signals, status)
 
 
-def pretrain(groups, signals, status) -> None:
+def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     """Load, build, begin or go on, train and save.
 
     Args: signals: requests to stop, listened to from the start. status: what status.json will say.
@@ -59,10 +64,10 @@ def pretrain(groups, signals, status) -> None:
     model_args, data_args, training_args = groups
     from transformers import set_seed
 
-    from hugcoder import checkpoint, hardware, run_record, token_store
+    from hugcoder import checkpoint, token_store
     from hugcoder.callbacks.stop_requests import StopRequests
     from hugcoder.data import load_codec, load_held_out, load_rows
-    from hugcoder.identity import named, run_identity
+    from hugcoder.identity import run_identity
     from hugcoder.model import build_model, measure_model
     from hugcoder.trainer import PretrainTrainer
 
@@ -79,42 +84,19 @@ def pretrain(groups, signals, status) -> None:
     logger.info("model: %s", size)
 
     # Resume or begin
+    run = Path(training_args.output_dir)
     store_manifest = token_store.manifest_of(Path(data_args.token_store))
     identity = run_identity(data_args, training_args, store_manifest, model.config.to_dict())
-    run = Path(training_args.output_dir)
     if checkpoint.is_finished(run, identity, training_args.max_steps):
         logger.info("%s is finished; its model is in %s", run, run / checkpoint.FINAL_MODEL)
         status.step = training_args.max_steps
         return
     resume_from = checkpoint.find_resumable(run, training_args.resume_from_checkpoint, identity)
-    tokens_per_step = training_args.rows_per_step * data_args.max_seq_length
-    logger.info(
-        "run: %s steps x %s rows x %s tokens = %.1fM tokens on %s process(es)%s",
-        f"{training_args.max_steps:,}",
-        training_args.rows_per_step,
-        data_args.max_seq_length,
-        training_args.max_steps * tokens_per_step / 1e6,
-        training_args.world_size,
-        f", going on from {resume_from}" if resume_from else "",
-    )
-    if training_args.should_save:
-        facts = {
-            "parameters": size.parameters,
-            "embedding_parameters": size.embedding_parameters,
-            "flops_per_token": size.flops_per_token,
-            "tokens_per_step": tokens_per_step,
-            "max_steps": training_args.max_steps,
-            "data": rows.summary(),
-            "device": hardware.device_name(),
-            "world_size": training_args.world_size,
-        }
-        changed = run_record.write_run_record(run, groups, identity.facts, facts, resume_from)
-        if changed:
-            logger.warning("arguments changed since the last start: %s", named(changed))
+    record_start(groups, rows, size, identity, resume_from)
 
     # Train and save
     trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity.facts)
-    stop_requests = StopRequests(run, signals)
+    stop_requests = StopRequests(run, signals, trainer.checkpoints.finish)
     trainer.add_callback(stop_requests)
     trainer.add_callback(status)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -126,14 +108,51 @@ def pretrain(groups, signals, status) -> None:
     if held_out and trainer.last_evaluated_step != trainer.state.global_step:
         trainer.evaluate()
     folder = trainer.export()
+    infill = f"python generate.py {folder} --infill FILE:LINE:COL"
+    logger.info("the model is in %s; infill with: %s", folder, infill)
+
+
+def record_start(
+    groups: list,
+    rows: "PackedRows",
+    size: "ModelSize",
+    identity: "Identity",
+    resume_from: Path | None,
+) -> None:
+    """Say what begins or goes on, in the log and, on rank 0, in run.json."""
+    from hugcoder import hardware, run_record
+    from hugcoder.identity import named
+
+    training_args = groups[-1]
+    tokens_per_step = rows.tokens_in(training_args.rows_per_step)
     logger.info(
-        "the model is in %s; infill with: python generate.py %s --infill FILE:LINE:COL",
-        folder,
-        folder,
+        "run: %s steps x %s rows x %s tokens = %.1fM tokens on %s process(es)%s",
+        f"{training_args.max_steps:,}",
+        training_args.rows_per_step,
+        rows.settings.row_length,
+        training_args.max_steps * tokens_per_step / 1e6,
+        training_args.world_size,
+        f", going on from {resume_from}" if resume_from else "",
     )
+    if not training_args.should_save:
+        return
+    facts = {
+        "parameters": size.parameters,
+        "embedding_parameters": size.embedding_parameters,
+        "flops_per_token": size.flops_per_token,
+        "tokens_per_step": tokens_per_step,
+        "max_steps": training_args.max_steps,
+        "data": rows.summary(),
+        "device": hardware.device_name(),
+        "world_size": training_args.world_size,
+    }
+    run = Path(training_args.output_dir)
+    changed = run_record.write_run_record(run, groups, identity.facts, facts, resume_from)
+    if changed:
+        logger.warning("arguments changed since the last start: %s", named(changed))
 
 
-def start_logging(training_args) -> None:
+def start_logging(training_args: "PretrainArguments") -> None:
     """One line a fact on rank 0, warnings from the other ranks."""
     from transformers.utils import logging as transformers_logging
 

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hugcoder import checkpoint
-from hugcoder.files import MANIFEST, read_manifest
+from hugcoder.files import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[1]
 LATE = 1_000_000
@@ -46,8 +46,11 @@ def command(args: argparse.Namespace, run: Path, max_steps: int) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *words]
 
 
-def seconds_to_step(args: argparse.Namespace, run: Path, step: int) -> float:
-    """Start the run, wait for the line of `step` in metrics.jsonl, and end it."""
+def seconds_to_step(args: argparse.Namespace, prepared: Path, step: int) -> float:
+    """Start a copy of the run, wait for the line of `step` in metrics.jsonl, and end it."""
+    run = prepared.with_name("copy")
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(prepared, run)
     began = time.perf_counter()
     log = (run.parent / "log").open("w")
     process = subprocess.Popen(command(args, run, 2 * LATE), stdout=log, stderr=log)
@@ -71,13 +74,12 @@ def call_late(run: Path) -> None:
     """Make a checkpoint of step 1,000,000 out of that of step 10."""
     folder = run / f"checkpoint-{LATE}"
     shutil.copytree(run / "checkpoint-10", folder)
-    manifest = read_manifest(folder)
+    facts = checkpoint.facts_of(folder)
     (folder / MANIFEST).unlink()
     state = json.loads((folder / "trainer_state.json").read_text())
     state["global_step"] = LATE
     (folder / "trainer_state.json").write_text(json.dumps(state))
-    known = ("tokens", "world_size", "engine", "identity")
-    checkpoint.complete(folder, {"step": LATE, **{name: manifest[name] for name in known}})
+    checkpoint.complete(folder, facts | {"step": LATE})
 
 
 def main() -> None:

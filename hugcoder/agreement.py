@@ -4,10 +4,14 @@ Without it a rank that fails alone leaves the others waiting in their next colle
 process too, where there is nobody to agree with. Loads torch only when it is called.
 """
 
+import functools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+PATIENCE_SECONDS = 12 * 3600.0
 
 
 def num_ranks(group: Any = None) -> int:
@@ -19,12 +23,35 @@ def num_ranks(group: Any = None) -> int:
     return distributed.get_world_size(group)
 
 
+def cpu_group(timeout_seconds: float) -> Any:
+    """A new group of all ranks whose collectives run on the CPU; None where none was made.
+
+    All ranks call it. What may run at the same time, as in a thread, needs a group each:
+    collectives of one group must keep their order.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+
+
+@functools.cache
+def patient_group() -> Any:
+    """All ranks, with a timeout far beyond the default group's, behind which NCCL ends the run."""
+    return cpu_group(PATIENCE_SECONDS)
+
+
 def on_rank_0(decide: Callable[[], T], group: Any = None) -> T:
-    """Run `decide` on rank 0 and give its answer, or raise its error, on all ranks of the group."""
+    """Run `decide` on rank 0 and give its answer, or raise its error, on all ranks of the group.
+
+    Args: group: None = all ranks, which wait for hours: rank 0 may have a large checkpoint to read.
+    """
     if num_ranks(group) == 1:
         return decide()
     from torch import distributed
 
+    group = group or patient_group()
     outcome: list[Any] = [None, None]
     if distributed.get_rank(group) == 0:
         try:

@@ -19,6 +19,7 @@ from transformers.training_args import ParallelMode
 
 import fim
 from hugcoder.cpu_engines import prepare_cpu_engines
+from hugcoder.launched import launched_processes, uses
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
 
@@ -141,6 +142,9 @@ FIXED = {
 }
 
 
+SCHEDULES_OF_A_SCORE = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+
+
 @dataclass
 class PretrainArguments(TrainingArguments):
     _argument_group_name = "training: how"
@@ -246,23 +250,35 @@ class PretrainArguments(TrainingArguments):
                 f"max_steps {self.max_steps} is no number of steps; give 1 or more, or -1."
             )
         self._check_guards()
+        if self.lr_scheduler_type in SCHEDULES_OF_A_SCORE:
+            raise Refusal(
+                f"lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value} follows a score, "
+                "so that no step of the run has a known learning rate; give warmup_stable_decay, "
+                "cosine or another that follows the step."
+            )
         if str(self.fsdp).lower() == "true":  # the command line knows only words
             self.fsdp = True
         prepare_cpu_engines(fsdp=bool(self.fsdp))  # the process group is made in super()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        self._settle_accumulation(int(os.environ.get("WORLD_SIZE", "1")))
+        self._settle_accumulation(launched_processes())
         super().__post_init__()
         if self.n_gpu > 1:
             raise Refusal(
                 f"this is one process and {self.n_gpu} GPUs; start one process a GPU with "
                 "accelerate launch or torchrun, or choose one by CUDA_VISIBLE_DEVICES=0."
             )
+        if self.global_batch_size and self.rows_per_step != self.global_batch_size:
+            raise Refusal(
+                f"global_batch_size {self.global_batch_size} would be {self.rows_per_step} rows: "
+                f"{launched_processes()} processes were launched, but {self.world_size} train "
+                "together. Start them with accelerate launch or torchrun, one process a GPU."
+            )
         if self.torch_compile and self.use_cpu and not shutil.which(os.environ.get("CXX", "g++")):
             raise Refusal(
                 "torch_compile on a CPU needs a C++ compiler and g++ is not there; install it "
                 "(apt-get install g++) or give --torch_compile false."
             )
-        if self.use_muon and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        if self.use_muon and uses("DEEPSPEED"):
             raise Refusal(
                 "use_muon true does not work with DeepSpeed, which hands the optimizer flattened "
                 "shards; choose configs/fsdp.yaml or configs/ddp.yaml, or give --use_muon false."
@@ -278,8 +294,7 @@ class PretrainArguments(TrainingArguments):
                 f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
                 "fewer minutes or a longer --ddp_timeout."
             )
-        is_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-        if self.fp16 and not torch.accelerator.is_available() and not is_deepspeed:
+        if self.fp16 and not torch.accelerator.is_available() and not uses("DEEPSPEED"):
             raise Refusal(
                 "fp16 true needs a GPU and there is none; give --bf16 true, or neither for float32."
             )

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINAL_MODEL = "model"
+CHECKPOINT, MODEL = "checkpoint", "model"  # what a manifest says that its folder is
+MODEL_SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"  # accelerate's names
 HASHING_THREADS = 8  # hashlib gives the GIL back; about 1 to 2 GB/s a core with SHA instructions
 OLD = "deleting-"  # first part of the name of a folder that is being deleted
-TORN = "torn-"
+TORN, LEFT = "torn-", "left-"
+BRANCH = "resumed_from.txt"  # in the run folder: the checkpoint that a flag sent the run back to
 
 
 # ---- the manifest --------------------------------------------------------------------------------
@@ -44,7 +47,7 @@ def complete(
     """Write the manifest of a checkpoint or final model whose files are all there.
 
     Args:
-        facts: step, tokens, world_size, engine and identity.
+        facts: kind (CHECKPOINT or MODEL), step, tokens, world_size, engine and identity.
         files: size and hash of each, where the ranks have shared the work; None = hash them here.
     """
     files = hash_files(folder, names_in(folder)) if files is None else files
@@ -54,9 +57,10 @@ def complete(
 
 def names_in(folder: Path) -> list[str]:
     """Names, relative to the folder, of the files that belong into its manifest."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = os.walk(folder)  # asks the disk nothing about the files themselves, of which a thousand
+    paths = [Path(parent, name) for parent, _, names in found for name in names]  # ranks have many
     names = [path.relative_to(folder).as_posix() for path in paths if path.suffix != ".partial"]
-    return [name for name in names if name != MANIFEST]
+    return sorted(name for name in names if name != MANIFEST)
 
 
 def share_of(names: Iterable[str], rank: int, num_ranks: int) -> list[str]:
@@ -84,6 +88,26 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         return dict(threads.map(facts_of, names))
 
 
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint or final model.
+
+    Raises: Refusal when there is none.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise Refusal(
+            f"{folder} has no {MANIFEST}, which is written last, so it is not complete; give "
+            "another checkpoint."
+        )
+    return manifest
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What the manifest says besides its files, to go into the manifest of a copy."""
+    manifest = manifest_of(folder)
+    return {name: manifest[name] for name in manifest if name not in ("files", "checksum")}
+
+
 def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
@@ -103,7 +127,7 @@ def damage(folder: Path) -> str:
     """
     if found := _missing(folder):
         return found
-    files = (read_manifest(folder) or {})["files"]
+    files = manifest_of(folder)["files"]
     start, total = time.perf_counter(), sum(facts["bytes"] for facts in files.values())
     now = hash_files(folder, files)
     changed = [name for name in files if now[name]["sha256"] != files[name]["sha256"]]
@@ -138,7 +162,7 @@ def _missing(folder: Path) -> str:
             return f"{name} is missing"
         if (size := (folder / name).stat().st_size) != facts["bytes"]:
             return f"{name} has {size:,} bytes, not {facts['bytes']:,}"
-    if is_numbered(folder.name):
+    if manifest.get("kind") == CHECKPOINT:
         missing = set(random_state_names(manifest["world_size"])) - set(manifest["files"])
         return f"{min(missing)} is missing" if missing else ""
     return ""
@@ -165,7 +189,7 @@ def is_finished(run: Path, identity: Identity, max_steps: int) -> bool:
         if not is_complete(model):
             return False
         compare_identity(model, identity)
-        return (read_manifest(model) or {})["step"] >= max_steps and not damage(model)
+        return manifest_of(model)["step"] >= max_steps and not damage(model)
 
     return on_rank_0(has_finished)
 
@@ -180,12 +204,18 @@ def find_resumable(run: Path, given: str | None, identity: Identity) -> Path | N
 
 
 def _choose(run: Path, given: str | None, identity: Identity) -> Path | None:
-    if given and given.lower() not in ("true", "last"):
+    is_named = bool(given) and given.lower() not in ("true", "last")
+    if is_named:
         checkpoint: Path | None = Path(given)
         if reason := damage(Path(given)):
             raise Refusal(
                 f"resume_from_checkpoint {given} is not a complete checkpoint ({reason}); give "
                 "another, or none to take the run's last complete one."
+            )
+        if manifest_of(Path(given)).get("kind") == MODEL:
+            raise Refusal(
+                f"resume_from_checkpoint {given} is a model without the state of its training; "
+                f"begin anew from its weights by --model_name_or_path {given}."
             )
     else:
         checkpoint = _last_whole(run)
@@ -194,7 +224,38 @@ def _choose(run: Path, given: str | None, identity: Identity) -> Path | None:
             raise Refusal(f"there is no complete checkpoint in {run} to resume from.")
         return None
     compare_identity(checkpoint, identity)
+    if is_named:
+        return _go_back(run, checkpoint)
+    (run / BRANCH).unlink(missing_ok=True)
     return checkpoint
+
+
+def _go_back(run: Path, given: Path) -> Path:
+    """Leave the branch of the checkpoints after the given one; once, then go on along the new one.
+
+    Without the first, the next start without the flag would go on with what was left; without the
+    second, every restart with the flag would begin at the given one again.
+    """
+    step = manifest_of(given)["step"]
+    later = [folder for folder in checkpoints_in(run) if step_of(folder) > step]
+    marker = run / BRANCH
+    if later and marker.is_file() and marker.read_text(encoding="utf-8") == str(given):
+        if (latest := _last_whole(run)) in later:
+            logger.warning(
+                "the run has gone on from %s before, and goes on from %s now; delete %s to go back "
+                "once more",
+                given,
+                latest,
+                marker,
+            )
+            return latest
+    else:
+        for folder in later:
+            kept = _set_aside(folder, LEFT)
+            logger.warning("%s is left for %s; kept as %s", folder, given, kept.name)
+    run.mkdir(parents=True, exist_ok=True)
+    marker.write_text(str(given), encoding="utf-8")
+    return given
 
 
 def _last_whole(run: Path) -> Path | None:
@@ -203,7 +264,7 @@ def _last_whole(run: Path) -> Path | None:
         reason = damage(folder)
         if not reason:
             return folder
-        kept = _set_aside(folder)
+        kept = _set_aside(folder, TORN)
         logger.warning("%s is torn: %s. Not used; kept as %s", folder, reason, kept.name)
     return None
 
@@ -227,24 +288,20 @@ def step_of(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
 
 
-def compare_identity(folder: Path, identity: Identity) -> dict[str, tuple[Any, Any]]:
-    """What differs between a checkpoint and this run, and is allowed to.
-
-    Raises: Refusal naming the first fact that differs and is not.
-    """
-    found = (read_manifest(folder) or {}).get("identity", {})
-    return identity.changes_since(found, folder)
+def compare_identity(folder: Path, identity: Identity) -> None:
+    """Raises: Refusal naming the first fact of a checkpoint that differs and is not allowed to."""
+    identity.compare(manifest_of(folder).get("identity", {}), folder)
 
 
 # ---- setting aside and deleting ------------------------------------------------------------------
 
 
-def _set_aside(folder: Path) -> Path:
-    """Rename a torn checkpoint to torn-checkpoint-N, with a number where that is taken."""
-    target, number = folder.with_name(TORN + folder.name), 1
+def _set_aside(folder: Path, why: str) -> Path:
+    """Rename a checkpoint to torn-checkpoint-N or left-..., with a number where that is taken."""
+    target, number = folder.with_name(why + folder.name), 1
     while target.exists():
         number += 1
-        target = folder.with_name(f"{TORN}{folder.name}-{number}")
+        target = folder.with_name(f"{why}{folder.name}-{number}")
     return folder.rename(target)
 
 

@@ -11,9 +11,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,14 @@ from torch.distributed import checkpoint as sharded
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.fsdp import StateDictType
 from transformers import TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
 from hugcoder import checkpoint, random_state
-from hugcoder.agreement import gather, num_ranks, on_rank_0
-from hugcoder.files import MANIFEST, full_disk_shown, read_manifest
+from hugcoder.agreement import cpu_group, gather, num_ranks, on_rank_0
+from hugcoder.checkpoint import MODEL_SHARDS, OPTIMIZER_SHARDS
+from hugcoder.files import MANIFEST, full_disk_shown
 from hugcoder.model import finish_model_folder
 from hugcoder.refusal import Refusal
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FEED_SECONDS = 30.0  # a large checkpoint is no hang
 KEPT_LOG_LINES = 100  # in trainer_state.json, which grows without end otherwise; see metrics.jsonl
-MODEL_SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"  # accelerate's names
 UNSHARDED = {"NO", "MULTI_CPU", "MULTI_GPU"}  # engines whose checkpoints are alike
 
 
@@ -53,26 +54,21 @@ class CheckpointSaver(TrainerCallback):
         self.trainer, self.tokenizer_folder = trainer, tokenizer_folder
         self.run = Path(trainer.args.output_dir)
         # The thread and the training each have a group: collectives of one must keep their order.
-        self.group, self.thread_group = self._make_group(), self._make_group()
+        timeout = trainer.args.ddp_timeout
+        self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.stagers: dict[str, DefaultStager] = {}
         self.staged: dict[str, Any] = {}
         self.pending: Future[None] | None = None
 
-    def _make_group(self) -> Any:
-        """A group of all ranks whose collectives run on the CPU; None where there are no ranks."""
-        if not distributed.is_initialized():
-            return None
-        timeout = timedelta(seconds=self.trainer.args.ddp_timeout)
-        return distributed.new_group(backend="gloo", timeout=timeout)
-
     def check_resumable(self, folder: Path) -> None:
         """Raises: Refusal when this engine, or this number of ranks, cannot go on from `folder`."""
         config, world_size = self.trainer.model.config, self.trainer.args.world_size
         engine = self.trainer.accelerator.distributed_type.value
+        is_sharded = saves_shards(self.trainer)
 
         def check() -> None:
-            check_engine(folder, engine)
+            check_engine(folder, engine, is_sharded)
             random_state.check_random_state(folder, config, world_size)
 
         on_rank_0(check, self.group)
@@ -90,7 +86,7 @@ class CheckpointSaver(TrainerCallback):
             write()
             if trainer.args.should_save:
                 self._write_model_files(folder)
-        facts, staged, self.staged = self.facts(), self.staged, {}
+        facts, staged, self.staged = self.facts(checkpoint.CHECKPOINT), self.staged, {}
         if not staged:
             self._complete(folder, facts, self.group, start)
             return
@@ -143,13 +139,14 @@ class CheckpointSaver(TrainerCallback):
             model.generation_config.save_pretrained(folder)
         finish_model_folder(folder, self.tokenizer_folder)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, kind: str) -> dict[str, Any]:
         """What the manifest says besides its files."""
         trainer = self.trainer
-        tokens_per_step = trainer.args.rows_per_step * trainer.train_dataset.settings.row_length
+        num_rows = trainer.state.global_step * trainer.args.rows_per_step
         return {
+            "kind": kind,
             "step": trainer.state.global_step,
-            "tokens": trainer.state.global_step * tokens_per_step,
+            "tokens": trainer.train_dataset.tokens_in(num_rows),
             "world_size": trainer.args.world_size,
             "engine": trainer.accelerator.distributed_type.value,
             "identity": trainer.identity,
@@ -194,8 +191,8 @@ class CheckpointSaver(TrainerCallback):
 
     def complete_model(self, folder: Path) -> None:
         """Write the manifest of the final model."""
-        files = self._hash(folder, self.group)
-        on_rank_0(lambda: checkpoint.complete(folder, self.facts(), files), self.group)
+        files, facts = self._hash(folder, self.group), self.facts(checkpoint.MODEL)
+        on_rank_0(lambda: checkpoint.complete(folder, facts, files), self.group)
 
     def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
         """Hash all files, each on the rank that wrote it (or rank 0)."""
@@ -216,8 +213,11 @@ class CheckpointSaver(TrainerCallback):
         Raises: OSError or RuntimeError, on all ranks, when it could not be.
         """
         pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.result()
+        if pending is None:
+            return
+        while wait([pending], timeout=FEED_SECONDS).not_done:  # gloo's timeout ends a hang in it
+            self.trainer.hang_watchdog.feed(self.trainer.state)
+        pending.result()
 
     def on_step_end(self, args, state, control, **kwargs):
         """See whether all ranks have written; one number between hosts, and no device waits."""
@@ -246,14 +246,20 @@ class CheckpointSaver(TrainerCallback):
             gather(None, error, self.group)
 
 
-def check_engine(folder: Path, now: str) -> None:
+def check_engine(folder: Path, now: str, is_sharded: bool) -> None:
     """Raises: Refusal when a checkpoint's state is in a form that this engine cannot read."""
-    then = (read_manifest(folder) or {})["engine"]
+    then = checkpoint.manifest_of(folder)["engine"]
     if then != now and not {then, now} <= UNSHARDED:
         raise Refusal(
             f"{folder} was written by the engine {then} and this is {now}, which cannot read its "
             "state; start it with the same engine, or begin anew from its weights: python "
             f"export.py {folder} --output_dir FOLDER, then --model_name_or_path FOLDER."
+        )
+    if now == "FSDP" and is_sharded != (folder / MODEL_SHARDS).is_dir():
+        this, that = ("SHARDED", "FULL") if is_sharded else ("FULL", "SHARDED")
+        raise Refusal(
+            f"{folder} was written with fsdp_state_dict_type {that}_STATE_DICT and this is "
+            f"{this}_STATE_DICT, which reads other files; set it as it was."
         )
 
 
@@ -261,7 +267,8 @@ def saves_shards(trainer: "PretrainTrainer") -> bool:
     """Whether the engine is FSDP with a checkpoint file for each rank."""
     if not trainer.is_fsdp_enabled:
         return False
-    return "SHARDED_STATE_DICT" in str(trainer.accelerator.state.fsdp_plugin.state_dict_type)
+    kind = trainer.accelerator.state.fsdp_plugin.state_dict_type
+    return kind == StateDictType.SHARDED_STATE_DICT
 
 
 def writes_alone(trainer: "PretrainTrainer") -> bool:

@@ -11,6 +11,9 @@ import os
 
 import torch
 
+from hugcoder.launched import uses
+from hugcoder.repairs import warn_of_another_release
+
 
 def prepare_cpu_engines(fsdp: bool = False) -> None:
     """Make the engine that the launcher or the recipe (`fsdp`) asked for possible without a GPU.
@@ -20,13 +23,14 @@ def prepare_cpu_engines(fsdp: bool = False) -> None:
     """
     if torch.accelerator.is_available() or "LOCAL_RANK" not in os.environ:
         return
-    if fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    if fsdp or uses("FSDP"):
         _let_gloo_shard()
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+    if uses("DEEPSPEED"):
         _keep_deepspeed_from_compiling()
 
 
 def _let_gloo_shard() -> None:
+    warn_of_another_release("accelerate")
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -40,6 +44,7 @@ def _let_gloo_shard() -> None:
 
 
 def _keep_deepspeed_from_compiling() -> None:
+    warn_of_another_release("deepspeed")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed import ops
 

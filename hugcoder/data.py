@@ -69,10 +69,6 @@ def load_held_out(
     for name, rate in (("left_to_right", 0.0), ("fim", 1.0)):
         fim_settings = dataclasses.replace(data.fim_settings, fim_rate=rate)
         rows = PackedRows(store, codec, dataclasses.replace(settings, fim=fim_settings))
-        # whole batches on every rank, so that none is padded with rows counted twice
-        num_rows = min(data.held_out_rows, rows.num_rows)
-        step = training.per_device_eval_batch_size * training.world_size
-        step = step if num_rows >= step else training.world_size
-        rows.num_rows = max(num_rows // step * step, 1)
+        rows.num_rows = min(data.held_out_rows, rows.num_rows)
         held_out[name] = rows
     return held_out

@@ -1,14 +1,13 @@
 """A checkpoint of any engine as a model folder that any Hugging Face program opens.
 
 Reads sharded state piece by piece: no GPU, no process group, and no more memory than one file of
-the output. What is written: safetensors of at most 5 GB each, config, tokenizer, and a manifest
-when all of it is there.
+the output; of ZeRO-1 and ZeRO-2, whose shards DeepSpeed joins at once, the whole model. Writes
+safetensors of at most 5 GB each, config, tokenizer, and a manifest when all of it is there.
 """
 
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +22,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hugcoder import checkpoint
 from hugcoder.codec import copy_tokenizer
-from hugcoder.files import read_manifest, write_json
+from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 5_000_000_000
-MODEL_SHARDS = "pytorch_model_fsdp_0"  # accelerate's name, as checkpoint_saving writes it
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,24 @@ def export_checkpoint(
     if output_dir.exists() and any(output_dir.iterdir()):
         raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
     output_dir.mkdir(parents=True, exist_ok=True)
-    if (read_manifest(source) or {})["engine"] == "DEEPSPEED":
-        from hugcoder import zero
-
-        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".gathering-") as gathered:
-            zero.export_weights(source, Path(gathered))
-            _write_weights(
-                _in_safetensors(Path(gathered)), source, output_dir, dtype, max_file_bytes
-            )
-    else:
-        is_sharded = (source / MODEL_SHARDS).is_dir()
-        weights = _in_shards(source / MODEL_SHARDS) if is_sharded else _in_safetensors(source)
-        _write_weights(weights, source, output_dir, dtype, max_file_bytes)
+    _write_weights(_weights_of(source), source, output_dir, dtype, max_file_bytes)
     _write_rest(source, output_dir, dtype)
+
+
+def _weights_of(source: Path) -> Weights:
+    facts, shards = checkpoint.facts_of(source), source / checkpoint.MODEL_SHARDS
+    if facts["engine"] == "DEEPSPEED" and facts.get("kind") != checkpoint.MODEL:
+        return _in_zero(source)
+    return _in_shards(shards) if shards.is_dir() else _in_safetensors(source)
+
+
+def _in_zero(source: Path) -> Weights:
+    """The float32 masters that DeepSpeed cut up, under each of their names."""
+    from hugcoder import zero
+
+    lazy = zero.lazy_weights(source)
+    shapes = {name: torch.empty(w.shape, dtype=w.dtype, device="meta") for name, w in lazy.items()}
+    return Weights(shapes, lambda names: {name: lazy[name].contiguous() for name in names})
 
 
 def _in_shards(folder: Path) -> Weights:
@@ -124,14 +127,19 @@ def _write_weights(
         shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
     )
     for file, names in plan.filename_to_tensors.items():
-        tensors = weights.read(names)
-        for name in names:
-            tensors[name] = tensors[name].to(shapes[name].dtype)
-        save_file(tensors, output_dir / file, metadata={"format": "pt"})
-        logger.info("wrote %s: %d tensors", output_dir / file, len(names))
+        _write_file(weights, {name: shapes[name].dtype for name in names}, output_dir / file)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(output_dir / "model.safetensors.index.json", index)
+
+
+def _write_file(weights: Weights, dtypes: dict[str, torch.dtype], path: Path) -> None:
+    """Write some of the tensors; on return none of them is in memory."""
+    tensors = weights.read(list(dtypes))
+    for name, dtype in dtypes.items():
+        tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, path, metadata={"format": "pt"})
+    logger.info("wrote %s: %d tensors", path, len(tensors))
 
 
 def _tensor_names(source: Path) -> list[str]:
@@ -152,6 +160,4 @@ def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> No
     write_json(output_dir / "config.json", config)
     shutil.copyfile(source / "generation_config.json", output_dir / "generation_config.json")
     copy_tokenizer(source, output_dir)
-    manifest = read_manifest(source) or {}
-    known = ("step", "tokens", "world_size", "engine", "identity")
-    checkpoint.complete(output_dir, {name: manifest[name] for name in known})
+    checkpoint.complete(output_dir, checkpoint.facts_of(source) | {"kind": checkpoint.MODEL})

@@ -1,5 +1,5 @@
 """Files that are whole or not there: temporary names, renames, and folders that a manifest
-completes.
+completes. Also files of JSON lines by step, which a resumed run cuts back.
 """
 
 import errno
@@ -57,6 +57,30 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete folder, or None when the folder is not complete."""
     path = folder / MANIFEST
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Add a line to a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the lines of a file of JSON lines, if it is there, that do not lie after `step`."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        with atomic(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; a torn last line counts as infinitely late."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
 
 
 def file_sha256(path: Path) -> str:

@@ -9,13 +9,27 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from transformers import PretrainedConfig
+
+from hugcoder.random_state import dropouts
+from hugcoder.refusal import Refusal
 
 
-def settle_fsdp(accelerator: Accelerator) -> None:
-    """Set how gradients are summed, before the model is wrapped. Does nothing for other engines."""
+def settle_fsdp(accelerator: Accelerator, config: PretrainedConfig) -> None:
+    """Set how gradients are summed, before the model is wrapped. Does nothing for other engines.
+
+    Raises: Refusal when dropout would be drawn anew where accelerate recomputes the forward pass.
+    """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     plugin = accelerator.state.fsdp_plugin
+    if plugin.activation_checkpointing and (drawing := dropouts(config)):
+        name, value = next(iter(drawing.items()))
+        raise Refusal(
+            f"fsdp_activation_checkpointing is true and the model's {name} is {value}: accelerate "
+            "recomputes with other random numbers, so the gradients would be wrong. Train without "
+            "dropout, or set fsdp_activation_checkpointing: false."
+        )
     if plugin.mixed_precision_policy is not None:
         # accelerate sums the gradients of ranks and of micro-batches in bf16, with 8 bits of each
         plugin.mixed_precision_policy = replace(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import PreTrainedModel
 
 from hugcoder.batch import PackedCollator
 from hugcoder.loss import loss_by_kind
-from hugcoder.rows import NUM_LOSS_KINDS, PackedRows
+from hugcoder.rows import IGNORED, NUM_LOSS_KINDS, PackedRows
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,25 @@ class Score:
 
     nats_per_token: float
     bits_per_byte: float
+
+
+class FilledUp(Dataset):
+    """Rows, and behind them some that count for nothing, so that every rank gets whole batches.
+
+    accelerate would fill up with rows that are then counted twice.
+    """
+
+    def __init__(self, rows: PackedRows, multiple: int):
+        self.rows, self.length = rows, -(-len(rows) // multiple) * multiple
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if index < len(self.rows):
+            return self.rows[index]
+        row = self.rows[0]
+        return row | {"labels": torch.full_like(row["labels"], IGNORED)}
 
 
 @torch.no_grad()
@@ -35,10 +54,12 @@ def score_rows(
     after_batch: Callable[[], None],
 ) -> list[Score]:
     """The score of each kind of token over rows; all ranks share the work and get the answer."""
-    per_rank = max(1, min(batch_size, len(rows) // accelerator.num_processes))
-    sampler = SequentialSampler(rows)
+    num_ranks = accelerator.num_processes
+    per_rank = min(batch_size, -(-len(rows) // num_ranks))
+    whole = FilledUp(rows, multiple=per_rank * num_ranks)
+    sampler = SequentialSampler(whole)
     loader = accelerator.prepare(
-        DataLoader(rows, batch_size=per_rank, sampler=sampler, collate_fn=collator)
+        DataLoader(whole, batch_size=per_rank, sampler=sampler, collate_fn=collator)
     )
     num_bytes = torch.from_numpy(rows.codec.num_bytes).to(accelerator.device)
     totals = torch.zeros(3, NUM_LOSS_KINDS, device=accelerator.device)

@@ -2,7 +2,8 @@
 
 torch and DeepSpeed put the checkpoint's learning rate, weight decay and betas back with the
 optimizer's state, so that a changed flag would do nothing and say nothing. Here they are remembered
-before the checkpoint is loaded and put back behind it; with unchanged flags nothing changes.
+before the checkpoint is loaded and put back behind it; with unchanged flags nothing changes. Works
+for schedules that are functions of the step; `PretrainArguments` refuses the others.
 """
 
 from typing import Any

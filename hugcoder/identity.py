@@ -6,6 +6,7 @@ those may change from one start to the next, and run.json shows that they did.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from hugcoder.arguments import DataArguments, PretrainArguments
 from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
 
 # keys of a config.json that change neither the shape of a model nor what it computes in training
 NOT_COMPARED = {"transformers_version", "_name_or_path", "use_cache", "dtype", "architectures"}
@@ -34,8 +37,8 @@ class Identity:
                 f"{', '.join(changeable)}."
             )
 
-    def changes_since(self, found: dict[str, Any], where: Path) -> dict[str, tuple[Any, Any]]:
-        """Facts that differ from those `found` in a folder, as name -> (then, now).
+    def compare(self, found: dict[str, Any], where: Path) -> None:
+        """Compare with the facts `found` in a folder; a change that is allowed is logged.
 
         A fact that only one side knows is not compared: another release of this program or of
         transformers has added it.
@@ -53,7 +56,8 @@ class Identity:
                     f"{where} belongs to another run: its {name} is {then!r}, now it is {now!r}. "
                     f"Use the run's own settings or give another --output_dir{or_else}."
                 )
-        return changed
+        for name, values in changed.items():
+            logger.warning("allowed change: %s", named({name: values}))
 
 
 def is_of_weights(name: str) -> bool:

@@ -1,7 +1,7 @@
 """The model: from a plain Hugging Face config with random weights, or from a checkpoint.
 
-Holds how it is built, initialized, counted and made ready for others to open. The vocabulary and
-the special ids always come from the tokenizer.
+Holds how it is built, counted and made ready for others to open; random weights themselves are
+`hugcoder.random_init`'s. The vocabulary and the special ids always come from the tokenizer.
 """
 
 import json
@@ -24,10 +24,10 @@ from hugcoder.arguments import ModelArguments, PretrainArguments
 from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
+from hugcoder.launched import uses
 from hugcoder.random_init import RESIDUAL_OUTPUTS, build_random
 from hugcoder.refusal import Refusal
 from hugcoder.shards import are_zero, whole_shape, write_whole
-from hugcoder.world import uses
 
 logger = logging.getLogger(__name__)
 

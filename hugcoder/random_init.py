@@ -3,8 +3,9 @@
 Values are made in float32 on the CPU, one block (a layer, or a module outside the layers) at a
 time, from a random stream that the seed and the module's name decide. Hence one process, DDP,
 FSDP2, HSDP and ZeRO at any world size begin with the same weights, and a rank needs memory for its
-own shards and one block. Every rank makes all values (7 ns each: 50 s for 7B on one core), so that
-none are sent. How a value gets into a sharded parameter is in shards.py.
+own shards and one block. Every rank makes all values, so that none are sent: 7 to 11 ns each, 52 s
+and 77 s for 7B on one thread (benchmarks/random_init_cpu.md). How a value gets into a sharded
+parameter is in shards.py.
 """
 
 import hashlib

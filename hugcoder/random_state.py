@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PretrainedConfig, set_seed
 
-from hugcoder.files import read_manifest
+from hugcoder.checkpoint import manifest_of
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ HEADS_NOT_TRAINED = ("summary_", "classifier_")  # dropouts of classifiers, in G
 
 def fits(checkpoint: Path, world_size: int) -> bool:
     """Whether the checkpoint holds generators for just this many ranks."""
-    return (read_manifest(checkpoint) or {})["world_size"] == world_size
+    return manifest_of(checkpoint)["world_size"] == world_size
 
 
 def check_random_state(checkpoint: Path, config: PretrainedConfig, world_size: int) -> None:
@@ -31,7 +31,7 @@ def check_random_state(checkpoint: Path, config: PretrainedConfig, world_size: i
     drawing = dropouts(config)
     if drawing:
         name, value = next(iter(drawing.items()))
-        then = (read_manifest(checkpoint) or {})["world_size"]
+        then = manifest_of(checkpoint)["world_size"]
         raise Refusal(
             f"{checkpoint} was written by {then} processes and these are {world_size}, but the "
             f"model's {name} is {value}: each process draws its own random numbers, which cannot "
@@ -53,7 +53,7 @@ def dropouts(config: PretrainedConfig) -> dict[str, Any]:
 
 def restart(checkpoint: Path, seed: int, rank: int, world_size: int) -> None:
     """Seed the generators of one rank from the run's seed, the step and the rank."""
-    manifest = read_manifest(checkpoint) or {}
+    manifest = manifest_of(checkpoint)
     step = manifest["step"]
     set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
     if rank == 0:

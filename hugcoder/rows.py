@@ -33,7 +33,7 @@ KEPT_PLANS = 2  # the epoch in use and its neighbour
 
 @dataclass(frozen=True)
 class RowSettings:
-    """What decides the content of rows. spans and spm_rate: see `fim`. mixture: see
+    """What decides the content of rows. fim: see `fim.FimSettings`. mixture: see
     `mixture_repeats`."""
 
     row_length: int
@@ -186,6 +186,10 @@ class PackedRows(Dataset):
         epoch = int(np.searchsorted(self._first_rows, index, side="right")) - 1
         return self.plan(epoch), index - self._first_rows[epoch]
 
+    def tokens_in(self, num_rows: int) -> int:
+        """Tokens of so many rows, padding included."""
+        return num_rows * self.settings.row_length
+
     def epoch_at(self, index: int) -> float:
         """Passes over the corpus completed before global row `index`."""
         plan, row = self.locate(index)
@@ -212,7 +216,7 @@ class PackedRows(Dataset):
             start += last - row
         shares = {
             "fim": in_fim / max(planned, 1),
-            "padding": 1 - planned / max(num_rows * self.settings.row_length, 1),
+            "padding": 1 - planned / max(self.tokens_in(num_rows), 1),
         }
         for name, count in zip(self.store.language_names, content / content.sum(), strict=True):
             shares[f"language/{name}"] = float(count)
@@ -236,7 +240,7 @@ class PackedRows(Dataset):
     def summary(self) -> str:
         """One line of facts about the first epoch's plan."""
         plan = self.plan(0)
-        tokens = plan.num_rows * self.settings.row_length
+        tokens = self.tokens_in(plan.num_rows)
         free = 1 - plan.length.sum() / tokens
         return (
             f"{self.store.split}: packed {len(plan.piece):,} pieces of "

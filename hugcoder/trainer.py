@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from hugcoder import checkpoint, hyperparameters, random_state, zero
 from hugcoder.arguments import PretrainArguments
 from hugcoder.batch import PackedCollator
+from hugcoder.callbacks.data_seen import DataSeen
 from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.callbacks.isolation_proof import IsolationProof
 from hugcoder.callbacks.kept_state import KeptState
@@ -74,25 +75,26 @@ class PretrainTrainer(Trainer):
             data_collator=collator,
         )
         check_world(self.accelerator, args)
-        settle_fsdp(self.accelerator)
+        settle_fsdp(self.accelerator, model.config)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.identity, self.tokenizer_folder = identity, rows.codec.folder
         # gathered from shards, tied weights are two tensors, of which transformers would save both
         model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         self.checkpoints = CheckpointSaver(self, rows.codec.folder)
-        tokens_per_step = args.rows_per_step * rows.settings.row_length
+        tokens_per_step = rows.tokens_in(args.rows_per_step)
         self.throughput = Throughput(tokens_per_step, size.flops_per_token, args.world_size)
+        self.data_seen = DataSeen(rows, args.rows_per_step)
         self._loss_by_kind = torch.compile(loss_by_kind) if args.torch_compile else loss_by_kind
         self.gradient_guard = GradientGuard(args.skip_spike_sigmas, args.max_skipped_steps)
         self.loss_sums = LossSums(args.device, has_kinds=not args.use_liger_kernel)
         run = Path(args.output_dir)
         self.skipped_steps = SkippedSteps(run / "skipped_steps.jsonl", rows, args.rows_per_step)
         self.hang_watchdog = HangWatchdog(run, args.hang_timeout_minutes * 60, args.process_index)
-        self._last_logged_row: int | None = None
         self.last_evaluated_step = -1
         for bar in (ProgressCallback, PrinterCallback):
             self.remove_callback(bar)
         self.add_callback(self.throughput)
+        self.add_callback(self.data_seen)
         self.add_callback(IsolationProof(self))
         self.add_callback(MetricsFile(Path(args.output_dir) / "metrics.jsonl"))
         self.add_callback(Progress())
@@ -221,23 +223,11 @@ class PretrainTrainer(Trainer):
             logs |= self.loss_sums.read_window()
             logs["skipped_steps"] = self.gradient_guard.num_skipped
             logs |= self.throughput.read(self.state.global_step)
-            logs |= self._data_seen()
+            logs |= self.data_seen.read(self.state.global_step)
         if "train_loss" in logs:
             logs["train_loss"] = self.loss_sums.mean_of_call()
         self._refuse_bad_numbers(logs)
         super().log(logs, start_time)
-
-    def _data_seen(self) -> dict[str, float]:
-        """What the rows since the last log line held, from the plan."""
-        stop = self.state.global_step * self.args.rows_per_step
-        begin = self._initial_global_step * self.args.rows_per_step  # of this start
-        start, self._last_logged_row = self._last_logged_row or begin, stop
-        if start >= stop:
-            return {}
-        tokens = stop * self.train_dataset.settings.row_length
-        shares = self.train_dataset.shares(start, stop)
-        seen = {"tokens": tokens, "corpus_epochs": self.train_dataset.epoch_at(stop - 1)}
-        return seen | {f"share_{name}": value for name, value in shares.items()}
 
     def _refuse_bad_numbers(self, logs: dict[str, float]) -> None:
         """End a run that the guard could not save: its weights give losses that are no numbers."""

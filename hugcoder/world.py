@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_compiled_module
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from hugcoder.launched import ON, WORLD_SIZES, launched_processes, uses
 from hugcoder.refusal import Refusal
 from hugcoder.zero import check_offload
 
 if TYPE_CHECKING:
     from hugcoder.arguments import PretrainArguments
-
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 # Parallelism that cuts rows or matrices: the variable of accelerate's YAML -> why it cannot work.
 UNSUPPORTED_PARALLELISM = {
@@ -46,19 +45,9 @@ def check_launch(arguments: PretrainArguments) -> None:
     _check_parallelism()
     _check_fsdp_is_said_once(arguments)
     _check_fsdp_version(arguments)
+    _check_layers_are_wrapped(arguments)
     _check_recipe_owns_the_numbers(arguments)
     check_offload()
-
-
-def launched_processes() -> int:
-    """Processes that the launcher started: torchrun's and accelerate's word, or MPI's."""
-    said = [os.environ[name] for name in WORLD_SIZES if name in os.environ]
-    return int(said[0]) if said else 1
-
-
-def uses(engine: str) -> bool:
-    """Whether accelerate was told to use FSDP or DEEPSPEED."""
-    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true"
 
 
 def _check_several_processes_were_started() -> None:
@@ -73,7 +62,7 @@ def _check_several_processes_were_started() -> None:
 
 
 def _check_parallelism() -> None:
-    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() != "true":
+    if not uses("PARALLELISM_CONFIG"):
         return
     for name, reason in UNSUPPORTED_PARALLELISM.items():
         size = int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
@@ -106,6 +95,24 @@ def _check_fsdp_version(arguments: PretrainArguments) -> None:
         )
 
 
+def _check_layers_are_wrapped(arguments: PretrainArguments) -> None:
+    """accelerate's activation checkpointing works on what it wraps, and ends in a TypeError."""
+    policy, is_checkpointing = "", False
+    if uses("FSDP"):
+        policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP")
+        is_checkpointing = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() in ON
+    elif arguments.fsdp:
+        policy = arguments.fsdp_config.get("auto_wrap_policy", "")
+        given = arguments.fsdp_config.get("activation_checkpointing", False)
+        is_checkpointing = str(given).lower() in ON
+    if policy.upper() == "NO_WRAP" and is_checkpointing:
+        raise Refusal(
+            "fsdp_activation_checkpointing true needs layers that are wrapped, and "
+            "fsdp_auto_wrap_policy is NO_WRAP, as it is where none is named; give "
+            "TRANSFORMER_BASED_WRAP, or fsdp_activation_checkpointing: false."
+        )
+
+
 def _check_recipe_owns_the_numbers(arguments: PretrainArguments) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     own = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
@@ -132,8 +139,8 @@ def check_world(accelerator: Accelerator, arguments: PretrainArguments) -> None:
     if launched != joined or (launched > 1 and engine == DistributedType.NO):
         raise Refusal(
             f"{launched} processes were launched, but {joined} train together (engine "
-            f"{engine.value}): their gradients would not be synchronised. Give --use_cpu true on a "
-            "machine without GPUs, or one process a GPU."
+            f"{engine.value}): their gradients would not be synchronised. Start them with "
+            "accelerate launch or torchrun, one process a GPU."
         )
     if (arguments.fsdp or uses("FSDP")) and engine != DistributedType.FSDP:
         raise Refusal(
@@ -151,7 +158,9 @@ def check_world(accelerator: Accelerator, arguments: PretrainArguments) -> None:
 
 
 def _check_backend(device: str) -> None:
-    backend, wanted = torch.distributed.get_backend(), "gloo" if device == "cpu" else "nccl"
+    whole, wanted = torch.distributed.get_backend(), "gloo" if device == "cpu" else "nccl"
+    by_device = dict(part.split(":") for part in whole.split(",") if ":" in part)
+    backend = by_device.get(device, whole)  # as "cuda:nccl,cpu:gloo", where shards are offloaded
     if device in ("cpu", "cuda") and backend not in (wanted, "mpi"):
         raise Refusal(
             f"the processes talk through {backend}, but train on {device}, where it must be "
@@ -174,7 +183,8 @@ def check_sharding(accelerator: Accelerator, prepared: nn.Module) -> None:
         _check_zero(accelerator, prepared)
         return
     if engine != DistributedType.FSDP:
-        if not isinstance(_uncompiled(prepared), DistributedDataParallel):
+        inner = prepared._orig_mod if is_compiled_module(prepared) else prepared
+        if not isinstance(inner, DistributedDataParallel):
             raise Refusal(
                 f"the engine is {engine.value}, but the model is a bare {type(prepared).__name__}: "
                 "its gradients would not be synchronised. Please report the launch command."
@@ -216,7 +226,3 @@ def _compare_held(accelerator: Accelerator, held: int, expected: int, padding: i
             f"sharded (engine {accelerator.distributed_type.value}): the model is not split as "
             "asked. Please report the launch command."
         )
-
-
-def _uncompiled(model: nn.Module) -> nn.Module:
-    return getattr(model, "_orig_mod", model)

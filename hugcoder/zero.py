@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO where the Trainer's own integration is not enough.
 
-Holds the guard at the engine's step, resuming with another number of processes, and full weights
-from a checkpoint's shards. What DeepSpeed needs on a machine without GPUs is in cpu_engines.py.
+Holds the guard at the engine's step, resuming with another number of processes, and what stands for
+the full weights of a checkpoint. What DeepSpeed needs without a GPU is in cpu_engines.py.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ from typing import Any
 import torch
 
 from hugcoder.agreement import on_rank_0
-from hugcoder.files import full_disk_shown, write_json
+from hugcoder.files import full_disk_shown
+from hugcoder.launched import uses
 from hugcoder.refusal import Refusal
+from hugcoder.repairs import warn_of_another_release
 
 logger = logging.getLogger(__name__)
 
 LATEST = "latest"  # the file in a checkpoint that names DeepSpeed's folder in it
-MAX_FILE_BYTES = 5 * 10**9  # of exported weights, as transformers cuts them
 
 
 def silence_deprecated_collectives() -> None:
@@ -38,7 +39,7 @@ def silence_deprecated_collectives() -> None:
 
 def check_offload() -> None:
     """Raises: Refusal when the optimizer is to run on the CPU and its kernel cannot be compiled."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
+    if not uses("DEEPSPEED"):
         return
     device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
     missing = [name for name in (os.environ.get("CXX", "g++"), "ninja") if not shutil.which(name)]
@@ -72,6 +73,7 @@ def guard_engine(engine: Any, judge: Callable[[float], bool]) -> None:
     ranks, without loss scale and before clipping, the same on every rank, and infinity where it is
     not finite, which is rejected whatever the answer.
     """
+    warn_of_another_release("deepspeed")
     optimizer = engine.optimizer
     check_overflow = optimizer.check_overflow
 
@@ -238,46 +240,18 @@ def _repair_groups(optimizer: torch.optim.Optimizer, universal: Path) -> None:
 # ---- full weights ----------------------------------------------------------------------------
 
 
-def _lazy_weights(checkpoint: Path) -> dict[str, Any]:
-    """What stands for each full float32 weight, tied ones once: contiguous() makes it.
+def lazy_weights(checkpoint: Path) -> dict[str, Any]:
+    """What stands for each full float32 weight, under every name it has: contiguous() makes it.
 
-    No GPU and no process group is needed. Of stage 3, only what is made is in memory; of stages 1
-    and 2, whose models fit on one GPU, all of them.
+    The float32 masters are exact; the model that a bf16 run saves is rounded. No GPU and no process
+    group is needed. Of stage 3, only what is made is in memory; of stages 1 and 2, whose models fit
+    on one GPU, all of them.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     tag = folder_of(checkpoint).name
     with _quiet():
-        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag, lazy_mode=True)
-    first_names: dict[int, str] = {}
-    for name, lazy in weights.items():
-        first_names.setdefault(id(lazy), name)
-    return {name: weights[name] for name in first_names.values()}
-
-
-def export_weights(
-    checkpoint: Path, output_dir: Path, max_file_bytes: int = MAX_FILE_BYTES
-) -> None:
-    """Write a checkpoint's full float32 weights as safetensors files.
-
-    The float32 masters are exact; the model that a bf16 run saves is rounded. Of stage 3, one file
-    is in memory at a time.
-    """
-    from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
-
-    lazy = _lazy_weights(checkpoint)
-    shapes = {name: torch.empty(w.shape, dtype=w.dtype, device="meta") for name, w in lazy.items()}
-    plan = split_torch_state_dict_into_shards(
-        shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_file_bytes
-    )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for file, names in plan.filename_to_tensors.items():
-        weights = {name: lazy[name].contiguous() for name in names}
-        save_file(weights, output_dir / file, metadata={"format": "pt"})
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        write_json(output_dir / "model.safetensors.index.json", index)
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag, lazy_mode=True)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,12 @@
 #   scripts/babysit.sh runs/pretrain_7b scripts/run_fsdp.sh
 #   scripts/babysit.sh RUN_FOLDER COMMAND...
 # The command goes on from its last complete checkpoint by itself. Ends with
-#   0 finished, 2 refused (a person has to act), 75 stopped on request (RUN_FOLDER/STOP, or a signal
-#   to this script, which is passed on), 1 given up: MAX_RESTARTS restarts brought no new checkpoint.
+#   0   finished
+#   2   refused, a person has to act; also when the command ended twice before the run began, as it
+#       does for a mistake in its words (launchers turn every exit code into 1)
+#   75  stopped on request: RUN_FOLDER/STOP, or a signal to this script, which is passed on
+#   143 stopped by a signal while nothing ran; another code of the command's own when it did not save
+#   1   given up: MAX_RESTARTS restarts brought no new checkpoint
 set -euo pipefail
 
 MAX_RESTARTS=${MAX_RESTARTS:-20}            # in a row without a new checkpoint
@@ -32,7 +36,7 @@ progress() {
     echo "$highest"
 }
 
-# What the run says about its end, if it said so in this attempt; launchers turn every exit code into 1.
+# What the run says about its end, if it said so in this attempt. Both times are the run folder's disk's.
 status() {
     [ "$run/status.json" -nt "$began" ] || return 0
     python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["status"])' "$run/status.json"
@@ -62,9 +66,11 @@ attempt() {
     child=
 }
 
-began=$(mktemp)
+mkdir -p "$run"
+began=$run/.babysit-$$
 trap 'rm -f "$began"' EXIT
 restarts=0
+silent=0 # attempts in a row that ended before they wrote a status
 pause=$FIRST_PAUSE_SECONDS
 while :; do
     before=$(progress)
@@ -75,18 +81,24 @@ while :; do
         say "finished"
         exit 0
     fi
+    if [ -n "$ended" ]; then silent=0; else silent=$((silent + 1)); fi
+    # before a refusal: an attempt that STOP found on its way to the first step is refused by it
+    if [ -n "$stopping" ] || [ -e "$run/STOP" ]; then
+        say "stopped at checkpoint $after"
+        if [ "$ended" = stopped ] || [ "$ended" = refused ]; then exit 75; fi
+        exit "$code"
+    fi
     if [ "$code" -eq 2 ] || [ "$ended" = refused ]; then
         say "refused: see the sentence above; not started again"
         exit 2
     fi
-    if [ -n "$stopping" ] || [ -e "$run/STOP" ]; then
-        say "stopped at checkpoint $after"
-        if [ "$ended" = stopped ]; then exit 75; fi
-        exit "$code"
-    fi
     if [ "$after" -gt "$before" ]; then
         restarts=0
         pause=$FIRST_PAUSE_SECONDS
+    fi
+    if [ "$silent" -ge 2 ]; then
+        say "it ended twice before the run began (exit code $code): see the sentence above; not started again"
+        exit 2
     fi
     if [ "$restarts" -ge "$MAX_RESTARTS" ]; then
         say "$MAX_RESTARTS restarts brought nothing beyond checkpoint $after; giving up (last exit code $code)"

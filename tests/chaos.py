@@ -12,7 +12,6 @@ benchmarks/chaos_cpu.md.
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import re
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ranks import Ranks
+from run_in_ranks import command_line, losses, tiny_words
 
 MAX_STEPS, SAVE_STEPS = 24, 3
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM}
@@ -49,30 +49,13 @@ class Storm:
 
 
 def words_of(run: Path, store: Path, model_config: Path) -> list[str]:
-    values = {
-        "config_file": model_config,
-        "token_store": store,
-        "output_dir": run,
-        "max_seq_length": 128,
-        "max_steps": MAX_STEPS,
-        "per_device_train_batch_size": 2,
-        "logging_steps": 1,
-        "eval_strategy": "no",
-        "save_steps": SAVE_STEPS,
-        "save_total_limit": 2,
-        "held_out_rows": 0,
-        "dataloader_num_workers": 0,
-    }
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    changes = {"output_dir": run, "max_steps": MAX_STEPS}
+    changes |= {"save_steps": SAVE_STEPS, "save_total_limit": 2}
+    return command_line(tiny_words(store, model_config, **changes))
 
 
 def weights_digest(run: Path) -> str:
     return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
 def complete_steps(run: Path) -> set[int]:

@@ -5,6 +5,8 @@ Made once a session from the standard library of the running interpreter; nothin
 
 import hashlib
 import json
+import shutil
+import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -144,3 +146,31 @@ def ranks(tmp_path_factory):
     server = Ranks(tmp_path_factory.mktemp("ranks"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def tiny(ranks, store, model_config, tmp_path):
+    """Starts variations of a tiny run that leave no checkpoints; see tests/run_in_ranks.py."""
+    from run_in_ranks import TinyRun
+
+    return TinyRun(ranks, store, model_config, tmp_path, save_strategy="no")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a file system in memory with the given options or, called again, changes them."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        if folder.is_mount():
+            subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+            return folder
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(words, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a small file system")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)

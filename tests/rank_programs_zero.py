@@ -6,12 +6,12 @@ import sys
 
 import torch
 
-BAD_FACTORS = {2: float("nan"), 4: 1e4, 5: float("inf")}  # of rank 1's loss, by steps done before
-HEALTHY_NORMS = [1.0, 2.0] * 40  # a history that a norm of thousands breaks and one of 5 does not
+BAD_FACTORS = {3: float("nan"), 5: 1e4, 6: float("inf")}  # of rank 1's loss, by step
 
 
 def train_with_bad_gradients(argv: list[str]) -> None:
     """Run train.py with bad gradients on rank 1; print what each step leaves on every rank."""
+    from rank_programs_accidents import HEALTHY_NORMS, make_gradients_bad
     from transformers import TrainerCallback
 
     import train
@@ -20,10 +20,6 @@ def train_with_bad_gradients(argv: list[str]) -> None:
     class Watch(TrainerCallback):
         def __init__(self, trainer):
             self.trainer = trainer
-
-        def on_train_begin(self, *args, **kwargs):
-            guard = self.trainer.gradient_guard
-            guard.load_state({"num_skipped": 0, "norms": HEALTHY_NORMS, "skipped": []})
 
         def on_step_end(self, args, state, control, **kwargs):
             engine, guard = self.trainer.deepspeed, self.trainer.gradient_guard
@@ -37,25 +33,15 @@ def train_with_bad_gradients(argv: list[str]) -> None:
             }
             sys.stdout.write(f"STEP {json.dumps(facts)}\n")
 
-    class BadGradients(PretrainTrainer):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.add_callback(Watch(self))
+    make_gradients_bad(BAD_FACTORS, rank=1, norms=HEALTHY_NORMS)
+    make = PretrainTrainer.__init__
 
-        def compute_loss(self, *args, **kwargs):
-            loss = super().compute_loss(*args, **kwargs)
-            is_bad = self.args.process_index == 1 and self.model.training
-            return loss * BAD_FACTORS.get(self.state.global_step, 1.0) if is_bad else loss
+    def make_watched(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        self.add_callback(Watch(self))
 
-    replace_trainer(BadGradients)
+    PretrainTrainer.__init__ = make_watched
     train.main(argv)
-
-
-def replace_trainer(trainer_class: type) -> None:
-    """train.main() imports the class from its module when it runs."""
-    import hugcoder.trainer
-
-    hugcoder.trainer.PretrainTrainer = trainer_class
 
 
 def fingerprint(engine) -> str:

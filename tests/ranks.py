@@ -1,4 +1,6 @@
-"""Starts worlds of ranks in the rank server, in the environment of a real accelerate YAML."""
+"""Starts worlds of ranks in the rank server, in the environment of a real accelerate YAML or of one
+with changes.
+"""
 
 import json
 import os
@@ -7,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,6 +124,26 @@ def launch_environment(config: str | Path, world: int) -> dict[str, str]:
     else:
         environment = prepare_simple_launcher_cmd_env(args)[1]
     return {name: value for name, value in environment.items() if os.environ.get(name) != value}
+
+
+def variant(folder: Path, name: str, **changes) -> Path:
+    """An accelerate YAML with other values; sections are merged, None takes a key out."""
+    config = yaml.safe_load((ROOT / "configs" / name).read_text())
+    for key, value in changes.items():
+        is_section = isinstance(value, dict)
+        config[key] = without_none(config.get(key, {}) | value) if is_section else value
+    path = folder / f"changed_{name}"
+    path.write_text(yaml.safe_dump(without_none(config)))
+    return path
+
+
+def without_none(values: dict) -> dict:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def hsdp_of_four(folder: Path) -> Path:
+    """configs/hsdp.yaml with two copies of two shards."""
+    return variant(folder, "hsdp.yaml", parallelism_config={"parallelism_config_dp_shard_size": 2})
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,9 @@ IDENTITY = Identity({"tokenizer": "abc", "seed": 42, "fim_rate": 0.5, "mixture":
 WEIGHTS, SHARD, RANDOM = "model.safetensors", "shards/__1_0.distcp", "rng_state_0.pth"
 
 
-def make_checkpoint(run: Path, step: int, identity=IDENTITY, world_size: int = 2) -> Path:
+def make_checkpoint(
+    run: Path, step: int, identity=IDENTITY, world_size: int = 2, kind=checkpoint.CHECKPOINT
+) -> Path:
     folder = run / f"checkpoint-{step}"
     (folder / "shards").mkdir(parents=True)
     (folder / WEIGHTS).write_bytes(b"w" * 100)
@@ -25,8 +26,8 @@ def make_checkpoint(run: Path, step: int, identity=IDENTITY, world_size: int = 2
     (folder / "empty").touch()
     for rank in range(2):
         (folder / f"rng_state_{rank}.pth").write_bytes(b"r")
-    facts = {"step": step, "tokens": 9 * step, "world_size": world_size, "engine": "FSDP"}
-    checkpoint.complete(folder, facts | {"identity": identity.facts})
+    facts = {"kind": kind, "step": step, "tokens": 9 * step, "world_size": world_size}
+    checkpoint.complete(folder, facts | {"engine": "FSDP", "identity": identity.facts})
     return folder
 
 
@@ -117,6 +118,8 @@ def test_a_world_with_a_rank_whose_random_state_is_missing_is_torn(tmp_path):
     assert checkpoint.damage(folder) == "rng_state_2.pth is missing"
     alone = make_checkpoint(tmp_path, 6, world_size=1)
     assert checkpoint.damage(alone) == "rng_state.pth is missing"
+    renamed = alone.rename(tmp_path / "mine")
+    assert checkpoint.damage(renamed) == "rng_state.pth is missing"
 
 
 def test_the_ranks_hash_each_file_once_and_their_own_themselves():
@@ -207,6 +210,22 @@ def test_a_complete_folder_that_is_no_checkpoint_is_refused(tmp_path):
         checkpoint.find_resumable(tmp_path, str(tmp_path / "nowhere"), IDENTITY)
 
 
+def test_a_final_model_is_no_checkpoint_to_resume_from(tmp_path):
+    model = make_checkpoint(tmp_path, 7, kind=checkpoint.MODEL)
+    with pytest.raises(Refusal, match="is a model without the state of its training"):
+        checkpoint.find_resumable(tmp_path, str(model), IDENTITY)
+
+
+def test_a_folder_without_a_manifest_is_refused_where_its_facts_are_wanted(tmp_path):
+    with pytest.raises(Refusal, match=r"has no manifest\.json, which is written last"):
+        checkpoint.manifest_of(tmp_path)
+
+
+def test_a_copy_gets_all_facts_but_those_of_its_files(tmp_path):
+    facts = checkpoint.facts_of(make_checkpoint(tmp_path, 5))
+    assert set(facts) == {"kind", "step", "tokens", "world_size", "engine", "identity"}
+
+
 def test_another_runs_checkpoint_is_refused_with_both_values(tmp_path):
     folder = make_checkpoint(tmp_path, 7)
     for given in (None, str(folder)):
@@ -222,23 +241,11 @@ def test_a_damaged_final_model_is_not_finished(tmp_path):
     assert not checkpoint.is_finished(tmp_path, IDENTITY, 8)
 
 
-@pytest.fixture
-def read_only(tmp_path):
-    """Makes a folder read-only, for the administrator too."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    yield lambda: subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_torn_checkpoint_in_a_read_only_folder_ends_in_the_error_of_the_disk(tmp_path, read_only):
-    run = tmp_path / "run"
+def test_a_torn_checkpoint_in_a_read_only_folder_ends_in_the_error_of_the_disk(disk):
+    run = disk("size=1m")
     make_checkpoint(run, 4)
     lose_manifest(make_checkpoint(run, 8))
-    read_only()
+    disk("ro")  # for the administrator too
     with pytest.raises(OSError, match="Read-only file system"):  # the entry point's sentence
         checkpoint.find_resumable(run, None, IDENTITY)
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN_RECIPES = sorted((ROOT / "configs/recipes").glob("pretrain_*.yaml"))
 ACCELERATE_FILES = sorted((ROOT / "configs").glob("*.yaml"))
 MODELS = {"tiny": 4.46e6, "130m": 130e6, "1b": 1.07e9, "7b": 7.0e9}
-LAUNCHERS = ("run_deepspeed.sh", "run_fsdp.sh")
+SCRIPTS = sorted(path for end in ("sh", "sbatch") for path in (ROOT / "scripts").rglob(f"*.{end}"))
+LAUNCHERS = ("run_ddp.sh", "run_deepspeed.sh", "run_fsdp.sh")
 
 
 def pretrain_groups():
@@ -70,6 +71,17 @@ def test_the_fsdp_recipe_composes_with_another(tmp_path, monkeypatch):
     _, _, training = parse_pretraining([*words, "--output_dir", str(tmp_path)], monkeypatch)
     assert training.fsdp
     assert training.fsdp_config["activation_checkpointing"] is True
+
+
+def test_fsdp_is_the_same_by_recipe_by_yaml_and_in_hybrid_sharding():
+    """What a YAML switches off is off where nothing is said, as in a recipe."""
+    names = ("recipes/fsdp.yaml", "fsdp.yaml", "hsdp.yaml")
+    recipe, sharded, hybrid = (
+        yaml.safe_load((ROOT / "configs" / name).read_text())["fsdp_config"] for name in names
+    )
+    assert hybrid == sharded
+    said = {name: value for name, value in sharded.items() if value is not False}
+    assert {f"fsdp_{name}": value for name, value in recipe.items()} == said
 
 
 @pytest.mark.parametrize("path", ACCELERATE_FILES, ids=lambda path: path.stem)
@@ -146,6 +158,6 @@ def test_a_tokenizer_recipe_parses_and_no_line_repeats_a_default(name):
     assert [key for key in keys if values[key] == defaults.get(key)] == []
 
 
-def test_shell_scripts_stop_at_the_first_error():
-    for path in (ROOT / "scripts").glob("*.sh"):
-        assert "set -euo pipefail" in path.read_text(), path
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_shell_script_stops_at_the_first_error(script):
+    assert "set -euo pipefail" in script.read_text()

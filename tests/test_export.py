@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank_programs_init import LiveBytes
+from ranks import variant
+from run_in_ranks import TinyRun, assert_same_weights
 from safetensors.torch import load_file
 
 import export
@@ -18,32 +21,9 @@ ENGINES += [pytest.param(f"deepspeed_zero{n}.yaml", marks=pytest.mark.slow) for 
 
 
 @pytest.fixture(scope="module")
-def runs(ranks, store, model_config, tmp_path_factory):
-    """A finished run of two steps of each engine, whose last checkpoint is of the last step."""
-    folder = tmp_path_factory.mktemp("runs")
-
-    def run_of(engine: str) -> Path:
-        run = folder / engine
-        if run.exists():
-            return run
-        values = {
-            "config_file": model_config,
-            "token_store": store,
-            "output_dir": run,
-            "max_seq_length": 128,
-            "max_steps": 2,
-            "per_device_train_batch_size": 2,
-            "eval_strategy": "no",
-            "held_out_rows": 0,
-            "save_steps": 2,
-            "dataloader_num_workers": 0,
-        }
-        argv = [part for name, value in values.items() for part in (f"--{name}", value)]
-        world = ranks.run(argv, config=engine)
-        assert world.codes == [0, 0], world.output[-3000:]
-        return run
-
-    return run_of
+def runs(ranks, store, model_config, tmp_path_factory) -> TinyRun:
+    """Runs of two steps, whose last checkpoint is of the last step."""
+    return TinyRun(ranks, store, model_config, tmp_path_factory.mktemp("runs"), max_steps=2)
 
 
 def words(source: Path, output: Path, *more: str) -> list[str]:
@@ -56,11 +36,10 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_exported_checkpoint_equals_the_final_model_of_its_step(engine, runs, tmp_path):
-    run = runs(engine)
+    run = runs.whole(engine)
     export.main(words(run / "checkpoint-2", tmp_path / "out"))
     exported, final = tensors(tmp_path / "out"), tensors(run / "model")
-    assert set(exported) == set(final)
-    assert all(exported[name].equal(final[name]) for name in final)
+    assert_same_weights(exported, final)
     same = [path.name for path in (run / "model").glob("*.json") if path.name != "manifest.json"]
     assert {"config.json", "generation_config.json", "tokenizer.json"} <= set(same)
     for name in same:
@@ -68,9 +47,16 @@ def test_an_exported_checkpoint_equals_the_final_model_of_its_step(engine, runs,
     assert checkpoint.damage(tmp_path / "out") == ""
 
 
+def test_what_fsdp_wrote_in_one_file_is_exported_too(runs, tmp_path):
+    full = {"fsdp_state_dict_type": "FULL_STATE_DICT"}
+    run = runs.whole(variant(runs.folder, "fsdp.yaml", fsdp_config=full))
+    export.main(words(run / "checkpoint-2", tmp_path / "out"))
+    assert_same_weights(tensors(tmp_path / "out"), tensors(run / "model"))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_checkpoint_folder_holds_config_and_tokenizer(engine, runs):
-    folder = runs(engine) / "checkpoint-2"
+    folder = runs.whole(engine) / "checkpoint-2"
     config = json.loads((folder / "config.json").read_text())
     assert config["use_cache"] is True
     assert config["architectures"] == ["Qwen3ForCausalLM"]
@@ -80,7 +66,7 @@ def test_every_checkpoint_folder_holds_config_and_tokenizer(engine, runs):
 
 @pytest.mark.parametrize("engine", ["fsdp.yaml", "ddp.yaml"])
 def test_large_models_go_into_several_files_that_transformers_opens(engine, runs, tmp_path):
-    source = runs(engine) / "checkpoint-2"
+    source = runs.whole(engine) / "checkpoint-2"
     export_checkpoint(source, tmp_path / "out", torch.bfloat16, max_file_bytes=100_000)
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 1
@@ -91,31 +77,28 @@ def test_large_models_go_into_several_files_that_transformers_opens(engine, runs
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.dtype == torch.bfloat16
-    final = tensors(runs(engine) / "model")
+    final = tensors(runs.whole(engine) / "model")
     state = model.state_dict()
     assert all(state[name].equal(final[name].bfloat16()) for name in final)
 
 
-def test_memory_is_taken_for_one_file_at_a_time(runs, tmp_path, monkeypatch):
-    from hugcoder import export_weights
-
-    largest = 0
-
-    def save_and_measure(held, *rest, **settings):
-        nonlocal largest
-        largest = max(largest, sum(tensor.nbytes for tensor in held.values()))
-        save_file(held, *rest, **settings)
-
-    save_file = export_weights.save_file
-    monkeypatch.setattr(export_weights, "save_file", save_and_measure)
-    source = runs("fsdp.yaml") / "checkpoint-2"
-    export_checkpoint(source, tmp_path / "out", max_file_bytes=100_000)
-    of_tensors = [tensor.nbytes for tensor in tensors(tmp_path / "out").values()]
-    assert largest <= max(100_000, *of_tensors) < sum(of_tensors)
+@pytest.mark.parametrize("engine", ["fsdp.yaml", "ddp.yaml"])
+def test_memory_is_taken_for_one_file_at_a_time(engine, runs, tmp_path):
+    config = json.loads(runs.words["config_file"].read_text()) | {"num_hidden_layers": 12}
+    (tmp_path / "deep.json").write_text(json.dumps(config))
+    runs.run(tmp_path / "run", engine, config_file=tmp_path / "deep.json")
+    source = tmp_path / "run" / "checkpoint-2"
+    with LiveBytes() as live:
+        export_checkpoint(source, tmp_path / "out", max_file_bytes=300_000)
+    largest = max(tensor.nbytes for tensor in tensors(tmp_path / "out").values())
+    num_files = len(list((tmp_path / "out").glob("*.safetensors")))
+    assert num_files == 7
+    # beside the file, the pieces that torch puts its largest tensor together from
+    assert largest <= live.peak <= 300_000 + largest
 
 
 def test_a_damaged_checkpoint_a_full_folder_and_missing_words_are_refused(runs, tmp_path):
-    source = shutil.copytree(runs("fsdp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
+    source = shutil.copytree(runs.whole("fsdp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(Refusal, match=r"output_dir .*mine is not empty"):

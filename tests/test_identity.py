@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hugcoder.identity import Identity, named, run_identity
+from hugcoder.identity import Identity, run_identity
 from hugcoder.refusal import Refusal
 
 STORE = {"tokenizer_sha256": "t" * 64, "corpus_fingerprint": "c" * 64}
@@ -47,32 +47,32 @@ def test_the_model_is_its_shape_and_not_its_circumstances(name, value, is_same):
     assert (identity().facts == other.facts) == is_same
 
 
-def test_a_change_is_refused_with_both_values_and_the_way_to_allow_it():
+def test_a_change_is_refused_with_both_values_and_the_way_to_allow_it(caplog):
     found = identity().facts
     with pytest.raises(
         Refusal, match=r"its fim_rate is 0\.5, now it is 0\.9.*--allow_changes fim_ra"
     ):
-        identity(fim_rate=0.9).changes_since(found, HERE)
-    allowed = identity(fim_rate=0.9, allow=("fim_rate",)).changes_since(found, HERE)
-    assert allowed == {"fim_rate": (0.5, 0.9)}
-    assert named(allowed) == "fim_rate 0.5 -> 0.9"
+        identity(fim_rate=0.9).compare(found, HERE)
+    identity(fim_rate=0.9, allow=("fim_rate",)).compare(found, HERE)
+    assert caplog.messages == ["allowed change: fim_rate 0.5 -> 0.9"]
 
 
 def test_what_an_allowed_change_does_not_name_is_still_refused():
     with pytest.raises(Refusal, match="its seed is 1, now it is 2"):
-        identity(seed=2, fim_rate=0.9, allow=("fim_rate",)).changes_since(identity().facts, HERE)
+        identity(seed=2, fim_rate=0.9, allow=("fim_rate",)).compare(identity().facts, HERE)
 
 
 def test_a_change_that_the_weights_do_not_fit_cannot_be_allowed():
     with pytest.raises(Refusal, match=r"model\.hidden_size is 64, now it is 65\D*output_dir\.$"):
-        identity(CONFIG | {"hidden_size": 65}).changes_since(identity().facts, HERE)
+        identity(CONFIG | {"hidden_size": 65}).compare(identity().facts, HERE)
     with pytest.raises(
         Refusal, match=r"allow_changes names model\.hidden_size; what may change is"
     ):
         identity(allow=("model.hidden_size",))
 
 
-def test_facts_that_only_another_release_knows_are_not_compared():
+def test_facts_that_only_another_release_knows_are_not_compared(caplog):
     found = identity().facts
-    assert not identity(CONFIG | {"new_key": 1}).changes_since(found, HERE)
-    assert not identity().changes_since(found | {"model.old_key": 1}, HERE)
+    identity(CONFIG | {"new_key": 1}).compare(found, HERE)
+    identity().compare(found | {"model.old_key": 1}, HERE)
+    assert caplog.messages == []

@@ -107,6 +107,8 @@ def test_light_packages_never_import_torch_or_training_arguments(owner):
         "hugcoder.token_store",
         "hugcoder.special_tokens",
         "hugcoder.checkpoint",
+        "hugcoder.agreement",
+        "hugcoder.refusal",
     ],
 )
 def test_light_modules_load_nothing_heavy(module, loaded_modules):

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from run_in_ranks import command_line, metrics_of, tiny_words
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
@@ -34,34 +35,27 @@ def flags(store, model_config, tmp_path):
     """The words of a tiny run, with changes; they replace a recipe's. None leaves a flag out."""
 
     def make(**changes) -> list[str]:
-        values = {
-            "config_file": model_config,
-            "token_store": store,
+        settings = {
             "output_dir": tmp_path / "run",
             "attn_implementation": "sdpa",
-            "max_seq_length": 128,
             "max_steps": 4,
             "global_batch_size": 8,
-            "per_device_train_batch_size": 2,
             "bf16": "false",
-            "logging_steps": 1,
-            "eval_strategy": "no",
-            "held_out_rows": 0,
-            "save_steps": 2,
-            "dataloader_num_workers": 0,
+            "torch_compile": "false",
         }
-        given = {name: value for name, value in (values | changes).items() if value is not None}
-        return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        return command_line(tiny_words(store, model_config, **settings) | changes)
 
     return make
 
 
-def finishes(words: list, environment: dict[str, str], run: Path) -> str:
+def launch(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    settings = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(words, env=environment, **settings)
+
+
+def finishes(words: list[str], environment: dict[str, str], run: Path) -> str:
     """Launch, expect the final model, return what was printed."""
-    words = [str(word) for word in words]
-    launched = subprocess.run(
-        words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    launched = launch(words, environment)
     printed = launched.stdout + launched.stderr
     assert launched.returncode == 0, printed
     assert (run / "model" / "model.safetensors").is_file(), printed
@@ -82,7 +76,7 @@ def test_torchrun_launches_fsdp_by_a_flag(environment, flags, tmp_path):
     assert (tmp_path / "run" / "checkpoint-4" / "pytorch_model_fsdp_0").is_dir()
 
 
-@pytest.mark.parametrize("script", ["run_fsdp.sh", "run_deepspeed.sh"])
+@pytest.mark.parametrize("script", ["run_ddp.sh", "run_fsdp.sh", "run_deepspeed.sh"])
 def test_a_launcher_script_runs_on_as_many_processes_as_it_is_told(
     script, environment, flags, store, tmp_path
 ):
@@ -94,7 +88,7 @@ def test_a_launcher_script_runs_on_as_many_processes_as_it_is_told(
 
 def test_a_refusal_comes_before_what_the_launcher_has_to_say(environment, flags):
     words = [*LAUNCHED, "--config_file", "configs/ddp.yaml", "train.py", *flags(fim_rate=2)]
-    launched = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
+    launched = launch(words, environment)
     assert launched.returncode == 1
     assert launched.stderr.startswith("train.py: error: fim_rate 2.0 is not a probability")
 
@@ -107,7 +101,7 @@ def test_several_cpu_processes_that_accelerate_does_not_start_are_refused(
     path = tmp_path / "cpu.yaml"
     path.write_text(config.replace("num_processes: 1", "num_processes: 2"))
     words = ["accelerate", "launch", "--quiet", "--config_file", str(path), "train.py", *flags()]
-    launched = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
+    launched = launch(words, environment)
     assert launched.returncode != 0
     assert "asked for several processes and started one" in launched.stderr
 
@@ -148,7 +142,7 @@ def test_babysit_brings_a_killed_run_to_its_end(environment, flags, start, tmp_p
     _, printed = babysit.communicate(timeout=200)
     assert babysit.returncode == 0, printed
     assert "restart 1 of 20" in printed
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in metrics_of(run)]
     assert steps == sorted(steps)
     assert steps[-1] == 300
 

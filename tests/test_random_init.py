@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from ranks import hsdp_of_four
+from run_in_ranks import (
+    TinyRun,
+    assert_same_weights,
+    exact_losses,
+    losses,
+    metrics_of,
+    model_of,
+)
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hugcoder.random_init import RESIDUAL_OUTPUTS, build_random, is_on_meta
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "vocab_size": 300,
     "hidden_size": 64,
@@ -105,88 +112,36 @@ ENGINES = {
     "fsdp": ("fsdp.yaml", 2),
     "zero2": ("deepspeed_zero2.yaml", 2),
     "zero3": ("deepspeed.yaml", 2),
-    "hsdp": ("hsdp.yaml", 4),
+    "hsdp": (None, 4),  # two copies of two shards
     "fsdp_of_one": ("fsdp.yaml", 1),
 }
+CHANGES = {"max_steps": 1, "per_device_train_batch_size": 1, "global_batch_size": 4}
+ROUNDING = 2e-6  # relative; losses that differ only by the order of float32 sums
 
 
-class Runs:
-    """Starts train.py on an engine, and remembers what came of it."""
-
-    def __init__(self, ranks, folder, store, model_config):
-        self.ranks, self.folder, self.store, self.config = ranks, folder, store, model_config
-        self.done: dict[str, tuple[dict, list[dict]]] = {}
-
-    def command(self, engine: str, name: str, **changes) -> list:
-        world = ENGINES[engine][1] if engine in ENGINES else 1
-        words = {
-            "config_file": self.config,
-            "token_store": self.store,
-            "output_dir": self.folder / name,
-            "max_seq_length": 128,
-            "max_steps": 1,
-            "per_device_train_batch_size": 4 // world,
-            "logging_steps": 1,
-            "held_out_rows": 0,
-            "dataloader_num_workers": 0,
-            "save_strategy": "no",
-        }
-        words |= changes
-        return [part for key, value in words.items() for part in (f"--{key}", value)]
-
-    def run(self, engine: str, name: str, main="train", **changes) -> tuple[dict, list[dict]]:
-        """Weights and losses of a run; a second time with the same name, what it left."""
-        if name not in self.done:
-            config, world = ENGINES.get(engine, (None, 1))
-            command = self.command(engine, name, **changes)
-            if engine == "hsdp":
-                config = self.hsdp_of_four()
-            ended = self.ranks.run(command, config=config, world=world, main=main)
-            assert not any(ended.codes), ended.output
-            self.done[name] = self.left_by(name)
-        return self.done[name]
-
-    def hsdp_of_four(self) -> Path:
-        """configs/hsdp.yaml with two copies of two shards."""
-        path = self.folder / "hsdp.yaml"
-        text = (ROOT / "configs" / "hsdp.yaml").read_text()
-        assert text.count("dp_shard_size: 4") == 1
-        path.write_text(text.replace("dp_shard_size: 4", "dp_shard_size: 2"))
-        return path
-
-    def left_by(self, name: str) -> tuple[dict, list[dict]]:
-        lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
-        metrics = [line for line in map(json.loads, lines) if "train/loss" in line]
-        weights = load_file(self.folder / name / "model" / "model.safetensors")
-        if json.loads(self.config.read_text())["tie_word_embeddings"]:
-            weights.pop("lm_head.weight", None)  # ZeRO-1 and 2 write a tied matrix twice
-        return weights, metrics
+@pytest.fixture(scope="module")
+def runs(ranks, store, model_config, tmp_path_factory) -> TinyRun:
+    return TinyRun(ranks, store, model_config, tmp_path_factory.mktemp("init"), **CHANGES)
 
 
-@pytest.fixture(scope="session")
-def runs(ranks, store, model_config, tmp_path_factory):
-    return Runs(ranks, tmp_path_factory.mktemp("init"), store, model_config)
-
-
-@pytest.fixture(scope="session")
-def untied_runs(ranks, store, model_config, tmp_path_factory):
+@pytest.fixture(scope="module")
+def untied_runs(ranks, store, model_config, tmp_path_factory) -> TinyRun:
     folder = tmp_path_factory.mktemp("untied")
     config = json.loads(model_config.read_text()) | {"tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(config))
-    return Runs(ranks, folder, store, folder / "config.json")
+    return TinyRun(ranks, store, folder / "config.json", folder, **CHANGES)
+
+
+def run_of(runs: TinyRun, engine: str, **settings) -> Path:
+    config, world = ENGINES[engine]
+    return runs.whole(config or hsdp_of_four(runs.folder), world, **settings)
 
 
 FROZEN = {"learning_rate": 0}  # what is saved after a step is what it began with
 
 
-def assert_equal(left: dict, right: dict) -> None:
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        assert torch.equal(tensor, right[name]), name
-
-
-def num_parameters(runs: Runs, name: str) -> int:
-    return json.loads((runs.folder / name / "run.json").read_text())["parameters"]
+def num_parameters(run: Path) -> int:
+    return json.loads((run / "run.json").read_text())["parameters"]
 
 
 SLOW = [pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero2", "fsdp_of_one")]
@@ -194,76 +149,61 @@ SLOW = [pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero2", "fs
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero3", "hsdp", *SLOW])
 def test_every_engine_begins_with_the_weights_of_one_process(engine, runs):
-    alone, alone_metrics = runs.run("alone", "alone", **FROZEN)
-    weights, metrics = runs.run(engine, engine, **FROZEN)
-    assert_equal(weights, alone)
-    assert metrics[0]["train/loss"] == pytest.approx(alone_metrics[0]["train/loss"], rel=2e-6)
-    assert num_parameters(runs, engine) == num_parameters(runs, "alone")
+    alone, run = runs.whole(**FROZEN), run_of(runs, engine, **FROZEN)
+    assert_same_weights(model_of(run), model_of(alone))
+    assert exact_losses(run) == pytest.approx(exact_losses(alone), rel=ROUNDING)
+    assert num_parameters(run) == num_parameters(alone)
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero3"])
 def test_sharded_engines_begin_as_one_process_with_an_untied_head_and_zeros(engine, untied_runs):
     """The self-test before step 1 gives the zeros noise for a while, also where they are shards."""
     settings = FROZEN | {"residual_init": "zero"}
-    alone, alone_metrics = untied_runs.run("alone", "alone", **settings)
-    weights, metrics = untied_runs.run(engine, engine, **settings)
-    assert_equal(weights, alone)
+    alone, run = untied_runs.whole(**settings), run_of(untied_runs, engine, **settings)
+    weights = model_of(run)
+    assert_same_weights(weights, model_of(alone))
     assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
     outputs = [tensor for name, tensor in weights.items() if name.endswith(RESIDUAL_OUTPUTS)]
     assert len(outputs) == 4
     assert not any(tensor.any() for tensor in outputs)
-    assert metrics[0]["train/loss"] == pytest.approx(alone_metrics[0]["train/loss"], rel=2e-6)
+    assert exact_losses(run) == pytest.approx(exact_losses(alone), rel=ROUNDING)
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero3"])
 def test_the_shards_of_a_matrix_are_not_the_same_numbers(engine, runs):
-    weights, _ = runs.run(engine, engine, **FROZEN)
+    weights = model_of(run_of(runs, engine, **FROZEN))
     halves = weights["model.embed_tokens.weight"].flatten().chunk(2)
     assert torch.corrcoef(torch.stack(halves))[0, 1].abs() < 0.02
 
 
 def test_sharding_on_meta_trains_as_a_model_that_every_rank_had_whole(runs):
     """In bf16 with activation checkpointing and two micro-batches, bit by bit."""
-    flags = {"bf16": True, "max_steps": 3, "gradient_accumulation_steps": 2}
-    on_meta = runs.run("fsdp", "bf16", **flags)
-    whole = runs.run("fsdp", "whole", main="rank_programs_init:train_a_whole_model", **flags)
-    assert_equal(on_meta[0], whole[0])
-    names = ("train/loss", "train/grad_norm")
-    assert [[m[n] for n in names] for m in on_meta[1]] == [[m[n] for n in names] for m in whole[1]]
-
-
-def test_muon_trains_shards_from_zero_residual_outputs_as_it_trains_one_process(runs):
-    flags = {"use_muon": True, "residual_init": "zero", "max_steps": 3}
-    alone, alone_metrics = runs.run("alone", "muon_alone", **flags)
-    weights, metrics = runs.run("fsdp", "muon_fsdp", **flags)
-    for line, other in zip(metrics, alone_metrics, strict=True):
-        assert line["train/loss"] == pytest.approx(other["train/loss"], rel=1e-5)
-    name = "model.layers.1.mlp.down_proj.weight"
-    assert alone[name].any()
-    difference = (weights[name] - alone[name]).norm() / alone[name].norm()
-    assert difference < 0.02  # Muon orthogonalizes in bfloat16
+    flags = {"bf16": True, "max_steps": 3}
+    on_meta = run_of(runs, "fsdp", **flags)
+    whole = run_of(runs, "fsdp", main="rank_programs_init:train_a_whole_model", **flags)
+    assert_same_weights(model_of(on_meta), model_of(whole))
+    assert losses(on_meta) == losses(whole)
+    norms = [[line.get("train/grad_norm") for line in metrics_of(run)] for run in (on_meta, whole)]
+    assert norms[0] == norms[1]
 
 
 @pytest.mark.slow
 def test_a_run_that_resumes_makes_no_weights_and_ends_with_the_same(runs):
-    flags = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    whole, _ = runs.run("fsdp", "resumed", **flags)
-    run = runs.folder / "resumed"
+    run = run_of(runs, "fsdp", max_steps=4)
+    whole = model_of(run)
     for name in ("model", "checkpoint-4"):
         shutil.rmtree(run / name)
-    ended = runs.ranks.run(runs.command("fsdp", "resumed", **flags), config="fsdp.yaml")
-    assert not any(ended.codes), ended.output
-    assert "going on from" in ended.output
-    assert_equal(runs.left_by("resumed")[0], whole)
+    assert "going on from" in runs.run(run, "fsdp.yaml", max_steps=4).output
+    assert_same_weights(model_of(run), whole)
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero3"])
 def test_a_rank_never_holds_more_than_its_shards_and_one_block(engine, runs, tmp_path):
-    config = json.loads(runs.config.read_text()) | {"num_hidden_layers": 24}
+    config = json.loads(runs.words["config_file"].read_text()) | {"num_hidden_layers": 24}
     (tmp_path / "deep.json").write_text(json.dumps(config))
-    command = runs.command(engine, "weighed", config_file=tmp_path / "deep.json")
+    command = runs.argv("weighed", config_file=tmp_path / "deep.json")
     program = "rank_programs_init:weigh_the_start"
-    words = [tmp_path / "report.json", *command]
+    words = [str(tmp_path / "report.json"), *command]
     ended = runs.ranks.run(words, config=ENGINES[engine][0], main=program)
     assert not any(ended.codes), ended.output
     report = json.loads((tmp_path / "report.json").read_text())

@@ -1,5 +1,6 @@
 """Every command that the README and the docs show exists and parses."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -28,6 +29,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
     from data_prep.tokenize_corpus import TokenizeArguments
     from evaluation.arguments import EvaluationArguments
     from evaluation.report import ReportArguments
+    from export import ExportArguments
     from generate import GenerateArguments
     from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
     from tokenizer.arguments import MeasureArguments, TokenizerArguments
@@ -40,6 +42,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
         "python -m evaluation report": ([ReportArguments], "run"),
         "python -m evaluation": ([EvaluationArguments], "model"),
         "python generate.py": ([GenerateArguments], "model"),
+        "python export.py": ([ExportArguments], "checkpoint"),
     }
     if "train.py" in words:
         at = words.index("train.py")
@@ -77,3 +80,24 @@ def test_a_shown_command_parses(command, monkeypatch, tmp_path):
 def test_a_page_links_only_to_files_that_exist(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def docstrings_of(path: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented)]
+
+
+def test_every_result_that_is_named_is_there():
+    """Pages that docstrings and the docs name without a link, as benchmarks/loader_cpu.md."""
+    folders = ("hugcoder", "fim", "data_prep", "tokenizer", "evaluation", "tests", "benchmarks")
+    sources = [*ROOT.glob("*.py"), *(p for name in folders for p in (ROOT / name).rglob("*.py"))]
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    texts |= {path: "\n".join(docstrings_of(path)) for path in sources}
+    named = {
+        (str(path.relative_to(ROOT)), result)
+        for path, text in texts.items()
+        for result in re.findall(r"benchmarks/\w+\.md", text)
+    }
+    assert len(named) > 3
+    assert [pair for pair in sorted(named) if not (ROOT / pair[1]).is_file()] == []

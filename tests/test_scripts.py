@@ -36,8 +36,14 @@ def environment(tmp_path) -> dict[str, str]:
     return os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
 
-def babysit(run: Path, command: str, environment: dict, **variables) -> subprocess.CompletedProcess:
-    """Babysit a bash command, in which $run is the folder and `again` counts its attempts."""
+def babysit(
+    run: Path, command: str, environment: dict, begins: bool = True, **variables
+) -> subprocess.CompletedProcess:
+    """Babysit a bash command, in which $run is the folder and `again` counts its attempts.
+
+    Args: begins: first write that the run is running, as train.py does once it knows the folder.
+    """
+    command = status("running") + command if begins else command
     counted = f'run="{run}"; echo >> "$run/attempts"; again=$(wc -l < "$run/attempts"); {command}'
     words = ["bash", str(BABYSIT), str(run), "bash", "-c", counted]
     variables = {name: str(value) for name, value in variables.items()}
@@ -94,14 +100,28 @@ def test_a_refusal_is_not_tried_again(run, environment, command):
 
 def test_a_refusal_of_an_earlier_attempt_does_not_count(run, environment):
     (run / "status.json").write_text('{"status": "refused"}')
-    time.sleep(0.02)
-    ended = babysit(run, "[ $again -gt 1 ]", environment)
+    an_hour_ago = time.time() - 3600
+    os.utime(run / "status.json", (an_hour_ago, an_hour_ago))
+    ended = babysit(run, "[ $again -gt 1 ]", environment, begins=False)
     assert (ended.returncode, attempts(run)) == (0, 2)
+
+
+def test_a_command_that_never_begins_the_run_is_tried_twice(run, environment):
+    """Symptom: a mistyped flag under torchrun, exit code 1, was restarted twenty times."""
+    ended = babysit(run, "exit 1", environment, begins=False)
+    assert (ended.returncode, attempts(run)) == (2, 2)
+    assert "ended twice before the run began" in ended.stderr
 
 
 def test_a_run_stopped_by_its_stop_file_is_not_started_again(run, environment):
     ended = babysit(run, 'touch "$run/STOP"; ' + status("stopped") + "exit 1", environment)
     assert (ended.returncode, attempts(run)) == (75, 1)
+
+
+def test_an_attempt_that_the_stop_file_refuses_counts_as_stopped(run, environment):
+    """Symptom: a STOP in the minutes of starting up ended a SLURM job for good."""
+    command = 'touch "$run/STOP"; ' + status("refused") + "exit 1"
+    assert babysit(run, command, environment).returncode == 75
 
 
 def test_a_run_that_was_preempted_is_started_again(run, environment):

@@ -3,18 +3,19 @@
 import signal
 
 import pytest
-from run_in_ranks import TinyRun, are_equal
+from run_in_ranks import TinyRun, assert_same_weights, losses, model_of, status_of
 
 from hugcoder.callbacks.stop_requests import listening
 
 
-@pytest.fixture
-def tiny(ranks, store, model_config, tmp_path):
-    return TinyRun(ranks, store, model_config, tmp_path)
+def complete(tiny: TinyRun) -> list[str]:
+    """Folders of the run "run" that a manifest completes."""
+    return sorted(path.parent.name for path in (tiny.folder / "run").glob("*/manifest.json"))
 
 
-def checkpoints(tiny: TinyRun, name: str) -> list[str]:
-    return sorted(path.parent.name for path in (tiny.folder / name).glob("*/manifest.json"))
+def status(tiny: TinyRun) -> tuple[str, int, int]:
+    status = status_of(tiny.folder / "run")
+    return status["status"], status["step"], status["exit_code"]
 
 
 @pytest.mark.parametrize(
@@ -23,20 +24,17 @@ def checkpoints(tiny: TinyRun, name: str) -> list[str]:
 )
 def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_as_unbroken(tiny, config):
     given = {"place": "step", "step": 3, "rank": 1, "signal": "SIGTERM"}
-    stopped = tiny.run("run", config, 2, program="with_a_signal", given=given)
-    assert stopped.codes == [75, 75], stopped.output
+    stopped = tiny.run("run", config, program="with_a_signal", given=given, code=75)
     assert "Traceback" not in stopped.output
     assert "stopped by SIGTERM; the same command goes on" in stopped.of_rank(0)
-    assert checkpoints(tiny, "run") == ["checkpoint-4"]
-    status = tiny.status("run")
-    assert (status["status"], status["step"], status["exit_code"]) == ("stopped", 4, 75)
+    assert complete(tiny) == ["checkpoint-4"]
+    assert status(tiny) == ("stopped", 4, 75)
 
-    gone_on = tiny.run("run", config, 2)
-    assert gone_on.codes == [0, 0], gone_on.output
-    tiny.run("unbroken", config, 2)
-    assert tiny.losses("run") == tiny.losses("unbroken")
-    assert are_equal(tiny.weights("run"), tiny.weights("unbroken"))
-    assert tiny.status("run")["status"] == "finished"
+    tiny.run("run", config)
+    run, unbroken = tiny.folder / "run", tiny.whole(config)
+    assert losses(run) == losses(unbroken)
+    assert_same_weights(model_of(run), model_of(unbroken))
+    assert status(tiny) == ("finished", 6, 0)
 
 
 @pytest.mark.parametrize(
@@ -46,70 +44,58 @@ def test_a_signal_at_any_time_is_remembered_until_a_step_has_ended(tiny, place, 
     given = {"place": place, "step": 3, "rank": 1, "signal": name}
     if place == "build":
         del given["step"]
-    stopped = tiny.run(
-        "run",
-        "ddp.yaml",
-        2,
-        program="with_a_signal",
-        given=given,
-        eval_strategy="steps",
-        eval_steps=2,
-    )
-    assert stopped.codes == [75, 75], stopped.output
+    scored = {"eval_strategy": "steps", "eval_steps": 2, "held_out_rows": 8}
+    settings = {"program": "with_a_signal", "given": given, "code": 75}
+    stopped = tiny.run("run", "ddp.yaml", **settings, **scored, per_device_eval_batch_size=2)
     assert "Traceback" not in stopped.output
-    assert checkpoints(tiny, "run") == [f"checkpoint-{step}"]
+    assert complete(tiny) == [f"checkpoint-{step}"]
     assert f"stopped by {name}" in stopped.of_rank(0)
 
 
 def test_a_signal_to_the_data_workers_too_stops_without_a_traceback(tiny):
     given = {"place": "save", "step": 2, "rank": 0, "signal": "SIGINT"}
     saves = {"save_strategy": "steps", "save_steps": 2, "dataloader_num_workers": 2}
-    stopped = tiny.run("run", program="with_a_signal", given=given, **saves)
-    assert stopped.codes == [75], stopped.output
+    stopped = tiny.run("run", program="with_a_signal", given=given, code=75, **saves)
     assert "Traceback" not in stopped.output
-    assert checkpoints(tiny, "run") == ["checkpoint-2", "checkpoint-3"]
+    assert complete(tiny) == ["checkpoint-2", "checkpoint-3"]
 
 
-def test_the_same_signal_twice_ends_at_once(tiny):
+def test_a_signal_that_a_launcher_passes_on_at_once_counts_once(tiny):
     given = {"place": "step", "step": 3, "rank": 0, "signal": "SIGTERM", "times": 2}
-    ended = tiny.run("run", program="with_a_signal", given=given)
-    assert ended.codes == [-signal.SIGTERM]
-    assert checkpoints(tiny, "run") == []
-    assert tiny.status("run")["status"] == "running"
+    tiny.run("run", program="with_a_signal", given=given, code=75)
+    assert complete(tiny) == ["checkpoint-3"]
+
+
+def test_the_same_signal_again_later_ends_at_once(tiny):
+    given = {"place": "step", "step": 3, "rank": 0, "signal": "SIGTERM", "times": 2}
+    given["repeat_seconds"] = 0
+    tiny.run("run", program="with_a_signal", given=given, code=-signal.SIGTERM)
+    assert complete(tiny) == []
+    assert status_of(tiny.folder / "run")["status"] == "running"
 
 
 def test_a_request_in_the_last_step_lets_the_run_finish(tiny):
     given = {"place": "step", "step": 6, "rank": 1, "signal": "SIGTERM"}
-    ended = tiny.run("run", "ddp.yaml", 2, program="with_a_signal", given=given)
-    assert ended.codes == [0, 0], ended.output
-    assert tiny.status("run") | {"time": ""} == {
-        "status": "finished",
-        "step": 6,
-        "exit_code": 0,
-        "time": "",
-    }
+    tiny.run("run", "ddp.yaml", program="with_a_signal", given=given)
+    assert status(tiny) == ("finished", 6, 0)
 
 
 def test_a_file_stop_ends_the_run_until_it_is_removed(tiny):
     given = {"name": "STOP", "step": 3}
-    stopped = tiny.run("run", "ddp.yaml", 2, program="with_files_put", given=given)
-    assert stopped.codes == [75, 75], stopped.output
-    assert checkpoints(tiny, "run") == ["checkpoint-4"]
+    tiny.run("run", "ddp.yaml", program="with_files_put", given=given, code=75)
+    assert complete(tiny) == ["checkpoint-4"]
     file = tiny.folder / "run" / "STOP"
-    refused = tiny.run("run", "ddp.yaml", 2)
-    assert refused.codes == [2, 2]
+    refused = tiny.run("run", "ddp.yaml", code=2)
     assert f"{file} is there, so this run is not started; remove the file" in refused.output
-    assert tiny.status("run")["status"] == "refused"
-    assert tiny.status("run")["step"] == 4
+    assert status(tiny) == ("refused", 4, 2)
     file.unlink()
-    assert tiny.run("run", "ddp.yaml", 2).codes == [0, 0]
+    tiny.run("run", "ddp.yaml")
 
 
 def test_a_file_save_takes_one_checkpoint_and_goes_away(tiny):
     given = {"name": "SAVE", "step": 2}
-    ended = tiny.run("run", "fsdp.yaml", 2, program="with_files_put", given=given)
-    assert ended.codes == [0, 0], ended.output
-    assert checkpoints(tiny, "run") == ["checkpoint-3", "model"]
+    tiny.run("run", "fsdp.yaml", program="with_files_put", given=given)
+    assert complete(tiny) == ["checkpoint-3", "model"]
     assert not (tiny.folder / "run" / "SAVE").exists()
 
 

@@ -1,11 +1,14 @@
 """The world check: what a launcher asked for and would not get in silence ends in one sentence."""
 
 import pytest
-import yaml
-from ranks import ROOT, launch_environment
+from ranks import launch_environment, variant
 
+from hugcoder.launched import launched_processes, uses
 from hugcoder.refusal import Refusal
-from hugcoder.world import check_launch, launched_processes
+from hugcoder.world import check_launch
+
+OURS = ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "hsdp.yaml"]
+OURS += ["deepspeed.yaml", "deepspeed_zero1.yaml", "deepspeed_zero2.yaml"]
 
 
 @pytest.fixture
@@ -15,33 +18,18 @@ def arguments(tmp_path):
     return PretrainArguments(output_dir=str(tmp_path))
 
 
-def variant(folder, name: str, changes: dict):
-    """An accelerate YAML with other values; sections are merged, None takes a key out."""
-    config = yaml.safe_load((ROOT / "configs" / name).read_text())
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            merged = config.get(key, {}) | value
-            config[key] = {name: kept for name, kept in merged.items() if kept is not None}
-        else:
-            config[key] = value
-    config = {key: value for key, value in config.items() if value is not None}
-    path = folder / f"changed_{name}"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
 @pytest.fixture
 def launched(tmp_path, monkeypatch):
     """Puts this process into the environment of a YAML with changes."""
 
     def launch(name: str, world: int = 2, **changes) -> None:
-        for key, value in launch_environment(variant(tmp_path, name, changes), world).items():
+        for key, value in launch_environment(variant(tmp_path, name, **changes), world).items():
             monkeypatch.setenv(key, value)
 
     return launch
 
 
-@pytest.mark.parametrize("name", ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "hsdp.yaml"])
+@pytest.mark.parametrize("name", OURS)
 def test_our_own_files_are_as_they_should_be(arguments, launched, name):
     launched(name, world=1 if name == "cpu.yaml" else 8)
     check_launch(arguments)
@@ -111,6 +99,45 @@ def test_the_processes_that_mpi_started_are_counted(monkeypatch):
     assert launched_processes() == 4
 
 
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
+def test_an_engine_is_on_in_every_spelling_that_a_library_takes(monkeypatch, word):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", word)
+    assert uses("FSDP")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    assert not uses("FSDP")
+
+
+def test_the_batch_is_the_same_where_mpi_started_the_processes(ranks):
+    world = ranks.run([], main="rank_programs_engines:show_batch_under_mpi")
+    assert world.codes == [0, 0], world.output
+    assert "2 processes x 1 rows x 4 = 8 rows" in world.of_rank(0)
+
+
+def test_a_batch_that_would_not_be_the_one_given_is_refused(tmp_path, monkeypatch):
+    from hugcoder import arguments
+
+    monkeypatch.setattr(arguments, "launched_processes", lambda: 2)  # as one of two without a world
+    with pytest.raises(Refusal, match=r"global_batch_size 16 would be 8 rows: 2 .* 1 train tog"):
+        arguments.PretrainArguments(output_dir=str(tmp_path), global_batch_size=16)
+
+
+def test_activation_checkpointing_without_wrapped_layers_is_refused(arguments, launched):
+    launched("fsdp.yaml", fsdp_config={"fsdp_auto_wrap_policy": "NO_WRAP"})
+    with pytest.raises(Refusal, match=r"needs layers that are wrapped, and .* is NO_WRAP"):
+        check_launch(arguments)
+
+
+def test_activation_checkpointing_without_wrapped_layers_is_refused_in_a_recipe(tmp_path):
+    from hugcoder.arguments import PretrainArguments
+
+    fsdp = {"auto_wrap_policy": "NO_WRAP", "activation_checkpointing": True}
+    arguments = PretrainArguments(output_dir=str(tmp_path), fsdp=True, fsdp_config=fsdp)
+    with pytest.raises(Refusal, match="needs layers that are wrapped"):
+        check_launch(arguments)
+    arguments.fsdp_config["activation_checkpointing"] = False
+    check_launch(arguments)
+
+
 def test_processes_that_do_not_train_together_are_refused(arguments, monkeypatch):
     from accelerate import Accelerator
 
@@ -136,7 +163,7 @@ def test_processes_that_do_not_train_together_are_refused(arguments, monkeypatch
     ],
 )
 def test_a_model_that_is_not_sharded_as_asked_is_refused_by_all_ranks(ranks, config, sentence):
-    world = ranks.run([], config=config, main="rank_programs_e:check_a_whole_model")
+    world = ranks.run([], config=config, main="rank_programs_engines:check_a_whole_model")
     assert world.codes == [2, 2]
     assert sentence in world.of_rank(0)
     assert sentence in world.of_rank(1)

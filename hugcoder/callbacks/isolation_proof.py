@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
 from hugcoder.isolation import prove_isolation
@@ -38,5 +39,8 @@ class IsolationProof(TrainerCallback):
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         with awake(trainer.model):
             sentence = prove_isolation(rows, forward, trainer.data_collator, dtype)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # no backward came; the first step would find awake()'s noise
         kernel = trainer.model.config._attn_implementation
         logger.info("%s, %s on %s", sentence, kernel, args.device)

@@ -28,6 +28,8 @@ class KeptState(TrainerCallback, ExportableState):
         return {name: part.state() for name, part in self.parts.items()}
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # transformers takes the steps between log lines, scores and checkpoints from the checkpoint
+        state.compute_steps(args, state.max_steps)
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         for name, part in self.parts.items():
             part.load_state(kept[name])

@@ -1,12 +1,11 @@
 """skipped_steps.jsonl in the run folder: every update that was dropped, and the documents in it."""
 
-import json
 import logging
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from hugcoder.callbacks.metrics_file import cut_back
+from hugcoder.files import append_line, cut_back
 from hugcoder.rows import PackedRows
 
 logger = logging.getLogger(__name__)
@@ -32,9 +31,7 @@ class SkippedSteps(TrainerCallback):
         start, stop = (step - 1) * self.rows_per_step, step * self.rows_per_step
         documents = self.rows.documents(start, stop)
         line = {"step": step, "grad_norm": norm, "bound": bound, "rows": [start, stop]}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line | {"documents": documents}) + "\n")
+        append_line(self.path, line | {"documents": documents})
         named = [f"{document['repo']}/{document['path']}" for document in documents]
         logger.warning(
             "step %s is skipped: gradient norm %s%s; rows %s to %s hold %s documents (%s%s)",

@@ -3,8 +3,8 @@
 SIGTERM, SIGINT or SIGUSR1 to one rank, or a file STOP: all ranks take a checkpoint at the same
 step and the run ends with EXIT_STOPPED. A file SAVE: they take a checkpoint and go on. The ranks
 agree by a reduction on the CPU that is begun at the end of a step and read at the end of the next:
-nobody waits for it and no device is synchronised. The same signal a second time does what it did
-before it was caught.
+nobody waits for it and no device is synchronised. The same signal again, some seconds later, does
+what it did before it was caught.
 """
 
 import logging
@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
-from hugcoder.agreement import on_rank_0
+from hugcoder.agreement import cpu_group, on_rank_0
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -30,6 +29,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STOP, SAVE = "STOP", "SAVE"  # files in the run folder
 STOP_FILE = 64  # among signal numbers, of which Linux has 64: the file was seen
 POLL_SECONDS = 1.0  # at most so often rank 0 looks for the files
+# Launchers pass a signal on that the scheduler has sent to every process: the same one comes twice.
+REPEAT_SECONDS = 5.0
 
 
 class StopSignals:
@@ -38,12 +39,18 @@ class StopSignals:
     def __init__(self):
         self.received = 0
         self._before = {}
+        self._first = {}  # when each came first
 
     def _remember(self, number: int, frame) -> None:
+        if number in self._first:
+            if time.monotonic() - self._first[number] >= REPEAT_SECONDS:
+                signal.signal(number, self._before[number])
+                os.kill(os.getpid(), number)
+            return
+        self._first[number] = time.monotonic()
         self.received = self.received or number
-        signal.signal(number, self._before[number])
         name = signal.Signals(number).name
-        sentence = f"{name}: a checkpoint after this step, then the end; {name} again ends at once"
+        sentence = f"{name}: a checkpoint after this step, then the end; again, later, ends at once"
         os.write(2, f"{sentence}\n".encode())  # logging may hold a lock here
 
 
@@ -88,10 +95,13 @@ def refuse_while_stopped(run: Path) -> None:
 
 
 class StopRequests(TrainerCallback):
-    """Acts on requests at the end of a step; `stopped` says afterwards what stopped the run."""
+    """Acts on requests at the end of a step; `stopped` says afterwards what stopped the run.
 
-    def __init__(self, run: Path, signals: StopSignals):
-        self.run, self.signals = run, signals
+    Args: finish_saving: waits, on all ranks, for a checkpoint that is written behind the training.
+    """
+
+    def __init__(self, run: Path, signals: StopSignals, finish_saving: Callable[[], None]):
+        self.run, self.signals, self.finish_saving = run, signals, finish_saving
         self.stopped = ""
         self._group = self._round = None
         self._last_poll = -POLL_SECONDS
@@ -99,8 +109,7 @@ class StopRequests(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.world_size > 1:
-            timeout = timedelta(seconds=args.ddp_timeout)
-            self._group = dist.new_group(backend="gloo", timeout=timeout)
+            self._group = cpu_group(args.ddp_timeout)
 
     def on_step_end(self, args, state, control, **kwargs):
         stop, save = self._agree(self._wishes(state.is_world_process_zero))
@@ -114,6 +123,7 @@ class StopRequests(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if self._save_is_due:
             self._save_is_asked = self._save_is_due = False
+            self.finish_saving()  # whoever asked takes the file's absence for a whole checkpoint
             if state.is_world_process_zero:
                 (self.run / SAVE).unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 from torch.distributed import checkpoint as sharded
 
@@ -51,12 +52,20 @@ def few_log_lines(argv: list[str]) -> None:
 
 
 def slow_disk(argv: list[str]) -> None:
-    """Every write of shards takes a second longer, so that training must overtake it."""
+    """No shard of step 3 is written before step 5 is logged, for which a rank waits a minute."""
     save = sharded.save
 
-    def save_slowly(*state, **settings):
-        time.sleep(1.0)
-        save(*state, **settings)
+    def save_late(state, *, storage_writer, **settings):
+        checkpoint_folder = Path(storage_writer.path).parent
+        deadline = time.monotonic() + 60
+        while not _is_logged(5, checkpoint_folder.parent) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        save(state, storage_writer=storage_writer, **settings)
 
-    sharded.save = save_slowly
+    sharded.save = save_late
     train.main(argv)
+
+
+def _is_logged(step: int, run: Path) -> bool:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return any(f'"step": {step},' in line for line in lines)

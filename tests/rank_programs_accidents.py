@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 import train
+from hugcoder.callbacks import stop_requests
+from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.trainer import PretrainTrainer
 
 HEALTHY_NORMS = [0.5 + 0.1 * (i % 50) for i in range(64)]  # enough for the guard to know a spike
@@ -22,6 +24,16 @@ def with_bad_gradients(argv: list[str]) -> None:
     step, rank, factor. knows_spikes: the guard begins with a history of norms.
     """
     given = json.loads(argv[0])
+    norms = HEALTHY_NORMS if given.get("knows_spikes") else []
+    make_gradients_bad({given["step"]: float(given["factor"])}, given["rank"], norms)
+    train.main(argv[1:])
+
+
+def make_gradients_bad(factors: dict[int, float], rank: int, norms: list[float]) -> None:
+    """Let trainers multiply the loss of one rank in some steps.
+
+    Args: factors: by step, the first is 1; norms: the history that the guard begins with.
+    """
     make = PretrainTrainer.__init__
 
     def make_ill(self, *args, **kwargs):
@@ -30,18 +42,14 @@ def with_bad_gradients(argv: list[str]) -> None:
 
         def ill(*tensors):
             sums, counts = healthy(*tensors)
-            is_now = self.state.global_step + 1 == given["step"] and self.model.training
-            if is_now and self.args.process_index == given["rank"]:
-                sums = sums * float(given["factor"])
-            return sums, counts
+            is_here = self.model.training and self.args.process_index == rank
+            factor = factors.get(self.state.global_step + 1) if is_here else None
+            return (sums if factor is None else sums * factor), counts
 
         self._loss_by_kind = ill
-        if given.get("knows_spikes"):
-            state = {"num_skipped": 0, "norms": HEALTHY_NORMS, "skipped": []}
-            self.gradient_guard.load_state(state)
+        self.gradient_guard.load_state({"num_skipped": 0, "norms": norms, "skipped": []})
 
     PretrainTrainer.__init__ = make_ill
-    train.main(argv[1:])
 
 
 def without_an_update(argv: list[str]) -> None:
@@ -69,9 +77,10 @@ def without_an_update(argv: list[str]) -> None:
 def with_a_signal(argv: list[str]) -> None:
     """Send one rank a signal. rank, signal, place: build, step, evaluate, save; step, times.
 
-    Its data workers get it too.
+    Its data workers get it too. repeat_seconds: after which a second one counts.
     """
     given = json.loads(argv[0])
+    stop_requests.REPEAT_SECONDS = given.get("repeat_seconds", stop_requests.REPEAT_SECONDS)
     name = {
         "build": "__init__",
         "step": "training_step",
@@ -96,13 +105,17 @@ def with_a_signal(argv: list[str]) -> None:
 
 
 def with_a_rank_asleep(argv: list[str]) -> None:
-    """Let one rank wait for ever in its data. rank, row. holds_lock: native code, with the lock."""
+    """Let one rank wait for ever in its data. rank, row. holds_lock: native code, with the lock.
+
+    seconds: of the watchdog from the end of step 1 on; until then a busy machine has the time that
+    the command line gives.
+    """
     import ctypes
 
     from hugcoder.rows import PackedRows
 
     given = json.loads(argv[0])
-    item = PackedRows.__getitem__
+    item, feed = PackedRows.__getitem__, HangWatchdog.feed
 
     def slow_item(self, index):
         if os.environ.get("RANK", "0") == str(given["rank"]) and index >= given["row"]:
@@ -110,7 +123,12 @@ def with_a_rank_asleep(argv: list[str]) -> None:
             sleep(600)
         return item(self, index)
 
-    PackedRows.__getitem__ = slow_item
+    def feed_less(self, state):
+        if state.global_step:
+            self.seconds = given["seconds"]
+        feed(self, state)
+
+    PackedRows.__getitem__, HangWatchdog.feed = slow_item, feed_less
     train.main(argv[1:])
 
 

@@ -1,0 +1,67 @@
+"""Programs that the tests of worlds and engines run in ranks."""
+
+import gc
+import json
+import os
+import sys
+
+
+def show_fsdp_policies(argv: list[str]) -> None:
+    """Run train.py, then print the data types and the sharding of every FSDP module."""
+    from torch.distributed.fsdp import FSDPModule
+
+    import train
+
+    train.main(argv)
+    shown = set()
+    for module in gc.get_objects():
+        if isinstance(module, FSDPModule):
+            policy = module._get_fsdp_state()._mp_policy
+            masters = {str(parameter.dtype) for parameter in module.parameters()}
+            shown.add((str(policy.param_dtype), str(policy.reduce_dtype), *masters))
+    sys.stdout.write(f"FSDP modules: {json.dumps(sorted(shown))}\n")
+
+
+def show_ddp_search(argv: list[str]) -> None:
+    """Run train.py, and print whether DDP searches each step for parameters without a gradient."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    import train
+
+    wrap = DistributedDataParallel.__init__
+
+    def wrap_and_show(self, *args, **kwargs):
+        wrap(self, *args, **kwargs)
+        sys.stdout.write(f"DDP searches: {self.find_unused_parameters}\n")
+
+    DistributedDataParallel.__init__ = wrap_and_show
+    train.main(argv)
+
+
+def check_a_whole_model(argv: list[str]) -> None:
+    """Check the sharding of a model that nobody sharded."""
+    import torch
+    from accelerate import Accelerator
+
+    from hugcoder.cpu_engines import prepare_cpu_engines
+    from hugcoder.world import check_sharding
+
+    prepare_cpu_engines()
+    is_fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    check_sharding(Accelerator(cpu=not is_fsdp), torch.nn.Linear(3, 5))
+
+
+def show_batch_under_mpi(argv: list[str]) -> None:
+    """Print how a global batch of 8 rows is shared in the environment that mpirun makes."""
+    from hugcoder.arguments import PretrainArguments
+
+    ours = {"WORLD_SIZE": "SIZE", "RANK": "RANK", "LOCAL_RANK": "LOCAL_RANK"}
+    for name, of_mpi in (ours | {"LOCAL_WORLD_SIZE": "LOCAL_SIZE"}).items():
+        os.environ[f"OMPI_COMM_WORLD_{of_mpi}"] = os.environ.pop(name)
+    made = PretrainArguments(
+        output_dir="run", global_batch_size=8, per_device_train_batch_size=1, use_cpu=True
+    )
+    sys.stdout.write(
+        f"{made.world_size} processes x {made.train_batch_size} rows x "
+        f"{made.gradient_accumulation_steps} = {made.rows_per_step} rows\n"
+    )
