@@ -10,8 +10,6 @@ import torch
 from ranks import World
 from safetensors.torch import load_file
 
-from hugcoder.checkpoint import checkpoints_in
-
 
 def tiny_words(store: Path, model_config: Path, **changes) -> dict:
     """The settings of six steps on two rows a device, without held-out rows."""
@@ -117,7 +115,9 @@ def exact_losses(run: Path, after: int = 0) -> dict[int, float]:
 
     metrics.jsonl keeps six digits: at a loss of 6.9, where tiny runs begin, the last is 1.4e-6.
     """
-    state = json.loads((checkpoints_in(run)[-1] / "trainer_state.json").read_text())
+    states = run.glob("checkpoint-*/trainer_state.json")
+    newest = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]))
+    state = json.loads(newest.read_text())
     lines = [line for line in state["log_history"] if "loss" in line]
     return {line["step"]: line["loss"] for line in lines if line["step"] > after}
 

@@ -28,6 +28,7 @@ def losses_of_one(engines) -> dict[int, float]:
     ("config", "world", "rows"),
     [
         (None, 1, 1),
+        (None, 2, 4),
         ("ddp.yaml", 2, 4),
         ("ddp.yaml", 2, 1),
         ("fsdp.yaml", 2, 4),

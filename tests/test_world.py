@@ -1,8 +1,12 @@
 """The world check: what a launcher asked for and would not get in silence ends in one sentence."""
 
+import json
+
 import pytest
+import torch
 from ranks import launch_environment, variant
 
+from hugcoder import world
 from hugcoder.launched import launched_processes, uses
 from hugcoder.refusal import Refusal
 from hugcoder.world import check_launch
@@ -174,3 +178,31 @@ def test_fsdp1_is_refused_and_is_what_a_yaml_without_a_version_means(arguments, 
     launched("fsdp.yaml", fsdp_config={"fsdp_version": version})
     with pytest.raises(Refusal, match=r"this would be FSDP1.*write fsdp_version: 2"):
         check_launch(arguments)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "is_right"),
+    [
+        ("nccl", "cuda", True),
+        ("cuda:nccl,cpu:gloo", "cuda", True),  # as accelerate makes it where shards are offloaded
+        ("gloo", "cuda", False),
+        ("cuda:gloo,cpu:gloo", "cuda", False),
+        ("gloo", "cpu", True),
+    ],
+)
+def test_processes_on_gpus_talk_through_nccl(backend, device, is_right, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    if is_right:
+        world._check_backend(device)
+    else:
+        with pytest.raises(Refusal, match=f"but train on {device}"):
+            world._check_backend(device)
+
+
+def test_recomputing_with_dropout_is_refused(tiny, model_config):
+    """Symptom: accelerate recomputes with other random numbers, and the gradients are wrong."""
+    config = json.loads(model_config.read_text()) | {"attention_dropout": 0.1}
+    path = tiny.folder / "dropout.json"
+    path.write_text(json.dumps(config))
+    refused = tiny.run("run", "fsdp.yaml", config_file=path, code=2)
+    assert "the model's attention_dropout is 0.1" in refused.output
