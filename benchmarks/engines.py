@@ -62,6 +62,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--row_length", type=int, default=256)
     parser.add_argument("--num_steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max_grad_norm", type=float, default=1.0, help="clips at most below it")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
@@ -87,7 +88,8 @@ def launch(name: str, args: argparse.Namespace) -> dict:
             words += ["--config_file", str(config), "--num_processes", str(processes)]
             words += ["--main_process_port", "0"]
         words += [__file__, "--child", name, "--output", folder]
-        for key in ("token_store", "config_file", "rows", "micro_rows", "row_length", "num_steps"):
+        sizes = ("rows", "micro_rows", "row_length", "num_steps", "max_grad_norm")
+        for key in ("token_store", "config_file", *sizes):
             words += [f"--{key}", str(getattr(args, key))]
         threads = max(1, (os.cpu_count() or 1) // processes)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -179,6 +181,7 @@ def prepare(args: argparse.Namespace):
         lr_scheduler_type="constant",
         warmup_steps=0,
         weight_decay=0.0,
+        max_grad_norm=args.max_grad_norm,
         logging_steps=LOG_STEPS,
         save_strategy="no",
         eval_strategy="no",
