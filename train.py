@@ -29,6 +29,7 @@ logger = logging.getLogger("train")
 
 
 def main(argv: list[str] | None = None) -> None:
+    from hugcoder.agreement import disband
     from hugcoder.arguments import (
         DataArguments,
         ModelArguments,
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         check_launch(training_args)
         refuse_while_stopped(run)
         pretrain(groups, signals, status)
+    disband()
 
 
 def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
@@ -65,6 +67,7 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     from transformers import set_seed
 
     from hugcoder import checkpoint, token_store
+    from hugcoder.agreement import disband
     from hugcoder.callbacks.stop_requests import StopRequests
     from hugcoder.data import load_codec, load_held_out, load_rows
     from hugcoder.identity import run_identity
@@ -103,7 +106,7 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     if stop_requests.stopped:
         logger.info("stopped by %s; the same command goes on from here", stop_requests.stopped)
         status.write("stopped", EXIT_STOPPED)
-        trainer.accelerator.wait_for_everyone()  # a launcher ends the ranks that are left
+        disband()  # together: a launcher ends the ranks that are left
         raise SystemExit(EXIT_STOPPED)
     if held_out and trainer.last_evaluated_step != trainer.state.global_step:
         trainer.evaluate()

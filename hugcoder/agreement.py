@@ -65,6 +65,21 @@ def on_rank_0(decide: Callable[[], T], group: Any = None) -> T:
     return answer
 
 
+def disband() -> None:
+    """Take all process groups down, together, when the work is done.
+
+    Left to the end of the interpreter, gloo's threads now and then abort it ("terminate called
+    without an active exception"), and a run that had finished ends with an error.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    distributed.barrier()
+    patient_group.cache_clear()
+    distributed.destroy_process_group()
+
+
 def gather(value: T, error: Exception | None, group: Any = None) -> list[T]:
     """The values of all ranks; raises the first rank's error on all of them when there is one."""
     outcomes = [(value, error)]
