@@ -18,10 +18,12 @@ from hugcoder.repairs import warn_of_another_release
 def prepare_cpu_engines(fsdp: bool = False) -> None:
     """Make the engine that the launcher or the recipe (`fsdp`) asked for possible without a GPU.
 
-    Runs before accelerate's state exists. Does nothing where an accelerator is present or one
-    process was started.
+    Runs before accelerate's state exists. Does nothing where an accelerator is present.
     """
-    if torch.accelerator.is_available() or "LOCAL_RANK" not in os.environ:
+    if torch.accelerator.is_available():
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports it, and it would warn
+    if "LOCAL_RANK" not in os.environ:
         return
     if fsdp or uses("FSDP"):
         _let_gloo_shard()
@@ -45,7 +47,6 @@ def _let_gloo_shard() -> None:
 
 def _keep_deepspeed_from_compiling() -> None:
     warn_of_another_release("deepspeed")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed import ops
 
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
