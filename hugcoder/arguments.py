@@ -221,7 +221,7 @@ class PretrainArguments(TrainingArguments):
         default_factory=list,
         metadata={
             "help": "Go on although these facts differ from the checkpoint's, as in "
-            "`fim_rate token_store`; without, the run is refused with both values."
+            "`fim_rate corpus`; without, the run is refused with both values."
         },
     )
     dataloader_num_workers: int = _field(2, "Processes that make rows; 0 = the training process.")

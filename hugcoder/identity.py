@@ -79,7 +79,7 @@ def run_identity(
     }
     facts = {
         "tokenizer": store_manifest["tokenizer_sha256"][:16],
-        "token_store": store_manifest["corpus_fingerprint"][:16],
+        "corpus": store_manifest["corpus_fingerprint"][:16],
         "max_seq_length": data.max_seq_length,
         "global_batch_size": training.rows_per_step,
         "seed": training.seed,

@@ -76,3 +76,8 @@ def test_facts_that_only_another_release_knows_are_not_compared(caplog):
     identity(CONFIG | {"new_key": 1}).compare(found, HERE)
     identity().compare(found | {"model.old_key": 1}, HERE)
     assert caplog.messages == []
+
+
+def test_the_corpus_stands_where_the_report_looks_for_it():
+    """Symptom: a renamed fact ended the report of a finished run in a KeyError."""
+    assert identity().facts["corpus"] == STORE["corpus_fingerprint"][:16]
