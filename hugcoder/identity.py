@@ -14,9 +14,11 @@ from typing import Any
 
 from hugcoder.arguments import DataArguments, PretrainArguments
 from hugcoder.refusal import Refusal
+from hugcoder.rows import ROW_FORMAT
 
 logger = logging.getLogger(__name__)
 
+FACTS_OF_OLD = {"row_format": 1}  # what a checkpoint that does not say it was made with
 # keys of a config.json that change neither the shape of a model nor what it computes in training
 NOT_COMPARED = {"transformers_version", "_name_or_path", "use_cache", "dtype", "architectures"}
 
@@ -44,6 +46,7 @@ class Identity:
         transformers has added it.
         Raises: Refusal with both values for a change that is not allowed.
         """
+        found = FACTS_OF_OLD | found
         changed = {
             name: (found[name], value)
             for name, value in self.facts.items()
@@ -80,6 +83,7 @@ def run_identity(
     facts = {
         "tokenizer": store_manifest["tokenizer_sha256"][:16],
         "corpus": store_manifest["corpus_fingerprint"][:16],
+        "row_format": ROW_FORMAT,
         "max_seq_length": data.max_seq_length,
         "global_batch_size": training.rows_per_step,
         "seed": training.seed,

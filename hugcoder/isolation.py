@@ -138,7 +138,7 @@ def _loss_difference(
     targets = row["labels"].to(packed.device)
     nll, _ = token_losses(packed[None], targets[None])
     inside = nll[max(start - 1, 0) : stop - 1].sum()
-    own_labels = row["input_ids"][start:stop].to(packed.device).clone()
+    own_labels = targets[start:stop].clone()
     own_labels[0] = IGNORED
     nll_alone, _ = token_losses(alone[None], own_labels[None])
     return (inside - nll_alone.sum()).abs().item() / (stop - start)

@@ -3,11 +3,12 @@
 Everything here is planned from lengths alone, before a token is read, and is a pure function of
 (store, settings, epoch), so that row i of a run can be made anywhere, in any order, again.
 
-    documents -> pieces   cut at line ends into at most `content_limit` tokens
-    pieces -> units       each piece is left-to-right or fill-in-the-middle, its length is known
+    documents -> pieces   cut at line ends into at most `content_limit` tokens, once
+    pieces -> units       each piece is left-to-right or fill-in-the-middle; one of a document that
+                          had to be cut gives two FIM units, of lengths that are drawn
     units -> rows         best-fit decreasing in windows of shuffled units; a unit is never cut
 
-The texts themselves are transformed in `hugcoder.rows`.
+Where exactly a cut falls is in `hugcoder.cutting`. The texts are transformed in `hugcoder.rows`.
 """
 
 import bisect
@@ -19,7 +20,8 @@ import numpy as np
 
 import fim
 from hugcoder.codec import Codec
-from hugcoder.token_store import LINE_BLOCK, TokenStore
+from hugcoder.cutting import cut
+from hugcoder.token_store import TokenStore
 
 logger = logging.getLogger(__name__)
 
@@ -36,58 +38,30 @@ class Pieces(NamedTuple):
     start: np.ndarray  # first token
     length: np.ndarray  # tokens
     is_last: np.ndarray  # whether the document ends with it
+    is_text: np.ndarray  # whether it begins and ends between characters; FIM takes no others
 
 
 def cut_documents(store: TokenStore, codec: Codec, content_limit: int) -> Pieces:
     """Cut every document into pieces of at most `content_limit` tokens, at line ends where
     possible."""
-    is_long = store.lengths > content_limit
-    whole = np.flatnonzero((store.lengths > 0) & ~is_long)
-    document, start, stop = [whole], [np.zeros(len(whole), np.int64)], [store.lengths[whole]]
-    for index in np.flatnonzero(is_long).tolist():
-        cuts = np.array(_cut_points(store, codec, index, content_limit), dtype=np.int64)
-        document.append(np.full(len(cuts) - 1, index))
-        start.append(cuts[:-1])
-        stop.append(cuts[1:])
-    documents, starts, stops = (np.concatenate(parts) for parts in (document, start, stop))
-    order = np.lexsort((starts, documents))
-    documents, starts, stops = documents[order], starts[order], stops[order]
-    is_first = np.diff(documents, prepend=-1) != 0
-    first_index = np.maximum.accumulate(np.where(is_first, np.arange(len(documents)), 0))
-    is_last = stops == store.lengths[documents]
-    number = np.arange(len(documents)) - first_index
-    return Pieces(documents, number, starts, stops - starts, is_last)
-
-
-def _cut_points(store: TokenStore, codec: Codec, document: int, limit: int) -> list[int]:
-    """0, the cuts, and the document's length."""
-    length, table = int(store.lengths[document]), store.line_table(document)
-    cuts = [0]
-    while length - cuts[-1] > limit:
-        furthest = cuts[-1] + limit
-        cut = _last_line_end(table, furthest)
-        if cut <= cuts[-1] + limit // 2:  # a line longer than half a piece: cut inside it
-            cut = _character_boundary(store, codec, document, furthest)
-        cuts.append(cut)
-    return [*cuts, length]
-
-
-def _last_line_end(table: bytes, furthest: int) -> int:
-    """The last recorded line end at or before token `furthest`; 0 when there is none."""
-    block = min(furthest // LINE_BLOCK, len(table) - 1)
-    while block >= 0:
-        end = block * LINE_BLOCK + table[block]
-        if table[block] and end <= furthest:
-            return end
-        block -= 1
-    return 0
-
-
-def _character_boundary(store: TokenStore, codec: Codec, document: int, furthest: int) -> int:
-    """The last token boundary at or before `furthest` that lies between two characters."""
-    first = max(furthest - 8, 0)  # a UTF-8 code point has at most 4 bytes
-    inside = codec.continues_character[store.tokens(document, first, furthest + 1)]
-    return first + int(np.flatnonzero(~inside)[-1]) if not inside.all() else furthest
+    document = np.flatnonzero(store.lengths > 0)
+    stop = store.lengths[document]
+    parts = cut(
+        store,
+        codec,
+        document,
+        start=np.zeros_like(stop),
+        stop=stop,
+        limits=lambda owner, number: np.full(len(owner), content_limit),
+    )
+    return Pieces(
+        document=document[parts.owner],
+        number=parts.number,
+        start=parts.start,
+        length=parts.stop - parts.start,
+        is_last=parts.stop == stop[parts.owner],
+        is_text=parts.is_text,
+    )
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
@@ -136,28 +110,40 @@ class PackingSettings:
         return self.row_length - (int(fim.planned_length(0)) if self.fim_rate else 1)
 
 
+class Units(NamedTuple):
+    """Arrays with one entry a unit."""
+
+    piece: np.ndarray
+    repeat: np.ndarray  # 0 unless the mixture shows a document more than once an epoch
+    part: np.ndarray  # 0, 1, ... within the piece
+    start: np.ndarray  # first token, within the document
+    num_tokens: np.ndarray  # of the document, before FIM
+    is_fim: np.ndarray
+    is_last: np.ndarray  # whether the document ends with it
+    length: np.ndarray  # tokens kept free for it in its row
+
+
 @dataclass(frozen=True)
 class EpochPlan:
-    """Rows of one epoch: row i holds the units row_offsets[i] to row_offsets[i + 1].
-
-    Arrays with one entry a unit, in row order: piece, repeat (0 unless the mixture shows a document
-    more than once an epoch), is_fim, length (tokens kept free for it).
-    """
+    """Rows of one epoch: row i holds the units row_offsets[i] to row_offsets[i + 1]."""
 
     epoch: int
-    piece: np.ndarray
-    repeat: np.ndarray
-    is_fim: np.ndarray
-    length: np.ndarray
+    units: Units
     row_offsets: np.ndarray
 
     @property
     def num_rows(self) -> int:
         return len(self.row_offsets) - 1
 
+    def units_of(self, first_row: int, last_row: int) -> Units:
+        """The units of rows first_row to last_row, the latter not included."""
+        places = slice(self.row_offsets[first_row], self.row_offsets[last_row])
+        return Units(*(array[places] for array in self.units))
+
 
 def plan_epoch(
     store: TokenStore,
+    codec: Codec,
     pieces: Pieces,
     settings: PackingSettings,
     epoch: int,
@@ -168,26 +154,61 @@ def plan_epoch(
     Args: repeats_per_epoch: [documents] how often a document is seen in an epoch; a fraction is the
     probability of one more time. None = once each.
     """
-    seed = settings.seed
     uids = store.uids[pieces.document]
     times = np.ones(len(uids), dtype=np.int64)
     if repeats_per_epoch is not None:
         wanted = repeats_per_epoch[pieces.document]
-        times = np.floor(wanted + fim.hash_uniform(seed, epoch, uids, 1 << 40)).astype(np.int64)
-    unit = np.repeat(np.arange(len(uids)), times)
-    repeat = np.arange(len(unit)) - np.repeat(np.cumsum(times) - times, times)
-    rng = fim.keyed_rng("order", seed, epoch)
-    order = rng.permutation(len(unit))
-    unit, repeat = unit[order], repeat[order].astype(np.int16)
-    is_fim = fim.is_transformed(
-        settings.fim_rate, seed, epoch, uids[unit], pieces.number[unit], repeat
-    )
-    bare = pieces.length[unit]
-    length = np.where(is_fim, fim.planned_length(bare), bare + pieces.is_last[unit])
-    in_rows, row_offsets = _pack_windows(length, settings.row_length, rng)
-    return EpochPlan(
-        epoch, unit[in_rows], repeat[in_rows], is_fim[in_rows], length[in_rows], row_offsets
-    )
+        drawn = fim.hash_uniform(settings.seed, epoch, uids, 1 << 40)
+        times = np.floor(wanted + drawn).astype(np.int64)
+    piece = np.repeat(np.arange(len(uids)), times)
+    repeat = np.arange(len(piece)) - np.repeat(np.cumsum(times) - times, times)
+    units = _make_units(store, codec, pieces, piece, repeat, settings, epoch)
+    rng = fim.keyed_rng("order", settings.seed, epoch)
+    units = _reordered(units, rng.permutation(len(units.piece)))
+    in_rows, row_offsets = _pack_windows(units.length, settings.row_length, rng)
+    return EpochPlan(epoch, _reordered(units, in_rows), row_offsets)
+
+
+def _reordered(units: Units, order: np.ndarray) -> Units:
+    return Units(*(array[order] for array in units))
+
+
+def _make_units(
+    store: TokenStore,
+    codec: Codec,
+    pieces: Pieces,
+    piece: np.ndarray,
+    repeat: np.ndarray,
+    settings: PackingSettings,
+    epoch: int,
+) -> Units:
+    """The units of pieces, each entry of `piece` one showing of it, in the order of documents.
+
+    A piece that FIM takes of a document which had to be cut is cut in two, at a length that is
+    drawn (`fim.draw_lengths`). Whole documents keep their own lengths, and pieces that stay
+    left-to-right the longest context there is.
+    """
+    document, start = pieces.document[piece], pieces.start[piece]
+    stop = start + pieces.length[piece]
+    keys = (store.uids[document], pieces.number[piece], repeat)
+    is_fim = fim.is_transformed(settings.fim_rate, settings.seed, epoch, *keys)
+    is_fim &= pieces.is_text[piece]
+    is_whole = (start == 0) & pieces.is_last[piece]
+
+    longest = settings.content_limit
+    drawn = fim.draw_lengths(settings.seed, epoch, *keys, longest)
+    first = np.where(is_fim & ~is_whole, drawn, longest)
+
+    def limits(owner: np.ndarray, number: int) -> np.ndarray:
+        return np.full(len(owner), longest) if number else first
+
+    parts = cut(store, codec, document, start, stop, limits)
+    owner, num_tokens = parts.owner, parts.stop - parts.start
+    is_fim = is_fim[owner] & parts.is_text
+    is_last = pieces.is_last[piece][owner] & (parts.stop == stop[owner])
+    length = np.where(is_fim, fim.planned_length(num_tokens), num_tokens + is_last)
+    kept = repeat[owner].astype(np.int16)
+    return Units(piece[owner], kept, parts.number, parts.start, num_tokens, is_fim, is_last, length)
 
 
 def _pack_windows(

@@ -19,7 +19,14 @@ from torch.utils.data import Dataset, get_worker_info
 import fim
 from hugcoder.codec import Codec
 from hugcoder.files import write_json
-from hugcoder.packing import EpochPlan, PackingSettings, Pieces, cut_documents, plan_epoch
+from hugcoder.packing import (
+    EpochPlan,
+    PackingSettings,
+    Pieces,
+    Units,
+    cut_documents,
+    plan_epoch,
+)
 from hugcoder.refusal import Refusal
 from hugcoder.token_store import TokenStore, manifest_of
 
@@ -28,6 +35,7 @@ logger = logging.getLogger(__name__)
 IGNORED = -100  # label that no loss is taken on
 LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE, PADDING = range(4)  # what a token is, see `Row.kinds`
 NUM_LOSS_KINDS = 3
+ROW_FORMAT = 2  # raised when the same store, settings and seed give other rows: no run may mix two
 KEPT_PLANS = 2  # the epoch in use and its neighbour
 
 
@@ -49,9 +57,10 @@ class RowSettings:
 class PackedRows(Dataset):
     """Rows of exactly `row_length` tokens, each holding whole units; see the module's first lines.
 
-    An item is a dict of [row_length] int64 tensors: input_ids; labels (-100 on padding and on the
-    first token of every unit, which no token of its own document precedes); position_ids (restart
-    at every unit); kinds (LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE or PADDING).
+    An item is a dict of [row_length] int64 tensors: input_ids; labels (-100 on padding, on the
+    first token of every unit, which no token of its own document precedes, and on sentinels, which
+    are given at inference and never to be written); position_ids (restart at every unit); kinds
+    (LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE or PADDING).
 
     Args:
         num_rows: length of the dataset; None = one epoch.
@@ -69,6 +78,7 @@ class PackedRows(Dataset):
                 f"the {store.split} split of {store.folder} holds no documents; build a larger "
                 f"corpus."
             )
+        self._sentinels = list(codec.fim_ids.sentinels.values())
         self._plans: dict[int, EpochPlan] = {}
         self._first_rows = [0]  # of each epoch planned so far
         self._epochs_file: Path | None = None
@@ -87,14 +97,16 @@ class PackedRows(Dataset):
         kinds = np.full(length, PADDING, dtype=np.int64)
         position_ids = np.empty(length, dtype=np.int64)
         start = 0
-        for unit in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
-            ids, unit_kinds = self._unit(plan, unit)
+        units = plan.units_of(row, row + 1)
+        for unit in range(len(units.piece)):
+            ids, unit_kinds = self._unit(units, unit, plan.epoch)
             stop = start + len(ids)
             input_ids[start:stop] = ids
             labels[start + 1 : stop] = ids[1:]
             kinds[start:stop] = unit_kinds
             position_ids[start:stop] = np.arange(len(ids))
             start = stop
+        labels[np.isin(labels, self._sentinels)] = IGNORED
         position_ids[start:] = np.arange(length - start)  # padding is a document of its own
         arrays = {
             "input_ids": input_ids,
@@ -104,24 +116,24 @@ class PackedRows(Dataset):
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _unit(self, plan: EpochPlan, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    def _unit(self, units: Units, unit: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and kinds of one unit."""
-        piece = int(plan.piece[unit])
-        document, start = int(self.pieces.document[piece]), int(self.pieces.start[piece])
-        ids = self.store.tokens(document, start, start + int(self.pieces.length[piece]))
-        if not plan.is_fim[unit]:
-            if self.pieces.is_last[piece]:
+        piece, start = int(units.piece[unit]), int(units.start[unit])
+        document = int(self.pieces.document[piece])
+        ids = self.store.tokens(document, start, start + int(units.num_tokens[unit]))
+        if not units.is_fim[unit]:
+            if units.is_last[unit]:
                 ids = np.append(ids, self.codec.end_of_text)
             return ids, np.full(len(ids), LEFT_TO_RIGHT)
         key = (int(self.store.uids[document]), int(self.pieces.number[piece]))
-        rng = fim.piece_rng(self.settings.seed, plan.epoch, *key, int(plan.repeat[unit]))
+        part = (int(units.repeat[unit]), int(units.part[unit]))
         made = fim.make_unit(
             self.codec.decode_bytes(ids.tolist()).decode("utf-8", errors="strict"),
             self.codec.encode,
             self.codec.fim_ids,
-            rng,
+            fim.piece_rng(self.settings.seed, epoch, *key, *part),
             self.settings.fim,
-            max_tokens=int(plan.length[unit]),
+            max_tokens=int(units.length[unit]),
         )
         kinds = np.full(len(made.ids), FIM_CONTEXT)
         kinds[made.middle_start :] = FIM_MIDDLE
@@ -130,7 +142,9 @@ class PackedRows(Dataset):
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of one epoch; the last ones are kept."""
         if epoch not in self._plans:
-            plan = plan_epoch(self.store, self.pieces, self.settings.packing, epoch, self._repeats)
+            plan = plan_epoch(
+                self.store, self.codec, self.pieces, self.settings.packing, epoch, self._repeats
+            )
             if not plan.num_rows:
                 raise Refusal(
                     f"mixture {self.settings.mixture} leaves nothing of {self.store.folder}."
@@ -172,6 +186,7 @@ class PackedRows(Dataset):
         """What the plans of all epochs are a function of, as a hash."""
         store = manifest_of(self.store.folder)
         made_of = (
+            ROW_FORMAT,
             store["tokenizer_sha256"],
             store["corpus_fingerprint"],
             dataclasses.astuple(self.settings.packing),
@@ -207,12 +222,11 @@ class PackedRows(Dataset):
         while start < stop:
             plan, row = self.locate(start)
             last = min(row + stop - start, plan.num_rows)
-            units = slice(plan.row_offsets[row], plan.row_offsets[last])
-            piece = plan.piece[units]
-            languages = self.store.languages[self.pieces.document[piece]]
-            content += np.bincount(languages, self.pieces.length[piece], minlength=len(content))
-            in_fim += int(plan.length[units][plan.is_fim[units]].sum())
-            planned += int(plan.length[units].sum())
+            units = plan.units_of(row, last)
+            languages = self.store.languages[self.pieces.document[units.piece]]
+            content += np.bincount(languages, units.num_tokens, minlength=len(content))
+            in_fim += int(units.length[units.is_fim].sum())
+            planned += int(units.length.sum())
             start += last - row
         shares = {
             "fim": in_fim / max(planned, 1),
@@ -227,8 +241,8 @@ class PackedRows(Dataset):
         seen: dict[int, None] = {}
         for index in range(start, stop):
             plan, row = self.locate(index)
-            piece = plan.piece[plan.row_offsets[row] : plan.row_offsets[row + 1]]
-            seen |= dict.fromkeys(self.pieces.document[piece].tolist())
+            units = plan.units_of(row, row + 1)
+            seen |= dict.fromkeys(self.pieces.document[units.piece].tolist())
         return self.store.origins(list(seen))
 
     def fullest_rows(self, num_rows: int) -> list[int]:
@@ -239,14 +253,15 @@ class PackedRows(Dataset):
 
     def summary(self) -> str:
         """One line of facts about the first epoch's plan."""
-        plan = self.plan(0)
+        plan, units = self.plan(0), self.plan(0).units
         tokens = self.tokens_in(plan.num_rows)
-        free = 1 - plan.length.sum() / tokens
+        free = 1 - units.length.sum() / tokens
+        in_fim = units.num_tokens[units.is_fim].sum() / units.num_tokens.sum()
         return (
-            f"{self.store.split}: packed {len(plan.piece):,} pieces of "
+            f"{self.store.split}: packed {len(units.piece):,} units of "
             f"{len(np.unique(self.pieces.document)):,} documents into {plan.num_rows:,} rows of "
             f"{self.settings.row_length} tokens an epoch ({tokens / 1e6:,.1f}M tokens, "
-            f"{free:.2%} padding planned, {plan.is_fim.mean():.1%} of pieces fill-in-the-middle)"
+            f"{free:.2%} padding planned, {in_fim:.1%} of tokens in fill-in-the-middle units)"
         )
 
 

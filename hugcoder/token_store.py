@@ -50,6 +50,22 @@ def line_table(ids: np.ndarray, ends_line: np.ndarray) -> np.ndarray:
     return np.where(blocks.any(axis=1), last, 0).astype(np.uint8)
 
 
+def last_line_ends(
+    table: np.ndarray, offsets: np.ndarray, after: np.ndarray, until: np.ndarray
+) -> np.ndarray:
+    """`TokenStore.last_line_ends` of documents whose line tables begin at `offsets` in `table`."""
+    ends, block = after.copy(), until // LINE_BLOCK
+    waiting = np.arange(len(ends))
+    while len(waiting):
+        last = table[offsets[waiting] + block[waiting]].astype(np.int64)
+        end = block[waiting] * LINE_BLOCK + last
+        is_found = (last > 0) & (end <= until[waiting])
+        ends[waiting] = np.where(is_found & (end > after[waiting]), end, after[waiting])
+        block[waiting] -= 1
+        waiting = waiting[~is_found & ((block[waiting] + 1) * LINE_BLOCK > after[waiting])]
+    return ends
+
+
 def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> dict[str, int]:
     """Encode corpus rows into the three files of one shard, the index last.
 
@@ -192,11 +208,18 @@ class TokenStore:
         first = self._token_offset[document]
         return self._tokens[self._shard[document]][first + start : first + stop]
 
-    def line_table(self, document: int) -> bytes:
-        """The line table of one document, see `line_table`."""
-        first = self._line_offset[document]
-        last = first + -(-self.lengths[document] // LINE_BLOCK)
-        return self._lines[self._shard[document]][first:last].tobytes()
+    def last_line_ends(
+        self, documents: np.ndarray, after: np.ndarray, until: np.ndarray
+    ) -> np.ndarray:
+        """[N] the last recorded line end of each document (ascending) behind token `after`, at or
+        before `until`; `after` where there is none."""
+        ends = after.copy()
+        bounds = np.searchsorted(documents, self._first_document)
+        for shard in np.flatnonzero(np.diff(bounds)).tolist():
+            own = slice(bounds[shard], bounds[shard + 1])
+            offsets = self._line_offset[documents[own]]
+            ends[own] = last_line_ends(self._lines[shard], offsets, after[own], until[own])
+        return ends
 
     def origins(self, documents: Sequence[int]) -> list[dict[str, str]]:
         """Repository and path of documents; read from the disk, which keeps them."""

@@ -1,5 +1,6 @@
 """Token stores made from texts, and rows on them; used by the tests of packing, rows and loss."""
 
+import random
 from pathlib import Path
 
 from conftest import corpus_row, write_corpus
@@ -39,3 +40,10 @@ def make_rows(
 ) -> PackedRows:
     settings = RowSettings(row_length, seed, fim.FimSettings(fim_rate), mixture or {})
     return PackedRows(store, codec, settings, num_rows)
+
+
+def dense_texts(num_texts: int, num_letters: int) -> list[str]:
+    """Texts of evenly spread letters of three bytes, as packed encodings and dense scripts are."""
+    rng = random.Random(0)
+    letters = [chr(code) for code in range(0x4E00, 0x4E00 + 2500)]
+    return ["".join(rng.choices(letters, k=num_letters)) + "\n" for _ in range(num_texts)]

@@ -119,11 +119,7 @@ def test_hostile_text_adds_no_special_id(codec, spm_rate):
 def test_a_squeezed_unit_fits_and_keeps_middle_and_end(codec, text, seed, room, spm_rate):
     mix = fim.FimSettings(1.0, spm_rate)
     rng = np.random.default_rng(seed)
-    try:
-        unit = fim.make_unit(text, codec.encode, codec.fim_ids, rng, mix, room)
-    except ValueError:  # only when a bare middle is too long
-        assert len(codec.encode([text])[0]) + fim.planned_length(0) > room
-        return
+    unit = fim.make_unit(text, codec.encode, codec.fim_ids, rng, mix, room)
     assert len(unit.ids) <= room
     parts = take_apart(unit, codec.fim_ids, is_spm=spm_rate == 1)
     prefix, suffix, middle = (codec.decode_bytes(part) for part in parts)
@@ -146,11 +142,21 @@ def test_trimming_never_cuts_a_character_in_two(codec):
             codec.decode_bytes(part).decode("utf-8", errors="strict")
 
 
-def test_a_middle_that_cannot_fit_is_an_error_and_not_cut(codec):
-    mix = settings_of("random", 0.0)
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"a middle of [0-9]+ tokens does not fit into 4 tokens"):
-        fim.make_unit("x = 1\ny = 2\n" * 20, codec.encode, codec.fim_ids, rng, mix, 4)
+@pytest.mark.parametrize("room", [4, 5, 9, 30])
+def test_a_middle_that_cannot_fit_gives_its_end_to_the_suffix(codec, room):
+    text, mix = "x = 1\ny = 2\n" * 20, settings_of("random", 0.0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        unit = fim.make_unit(text, codec.encode, codec.fim_ids, rng, mix, room)
+        prefix, suffix, middle = map(codec.decode, take_apart(unit, codec.fim_ids, is_spm=False))
+        assert prefix + middle + suffix in text
+        assert len(unit.ids) <= room
+
+
+def test_a_unit_without_room_for_its_sentinels_is_an_error(codec):
+    rng, mix = np.random.default_rng(0), settings_of("random", 0.0)
+    with pytest.raises(ValueError, match="a unit has 4 tokens or more, not 3"):
+        fim.make_unit("x = 1\n", codec.encode, codec.fim_ids, rng, mix, 3)
 
 
 # ---- spans ---------------------------------------------------------------------------------------
@@ -238,11 +244,11 @@ def test_a_unit_does_not_depend_on_what_was_made_before(codec):
 
 
 def test_every_part_of_the_key_changes_the_random_stream():
-    key = {"seed": 1, "epoch": 2, "document": 3, "piece": 4, "repeat": 5}
+    key = {"seed": 1, "epoch": 2, "document": 3, "piece": 4, "repeat": 5, "part": 6}
     first = fim.piece_rng(**key).random()
     assert fim.piece_rng(**key).random() == first
     others = {fim.piece_rng(**(key | {name: 99})).random() for name in key}
-    assert len(others | {first}) == 6
+    assert len(others | {first}) == 7
 
 
 @given(seed=st.integers(-(2**31), 2**63 - 1), keys=st.lists(st.integers(0, 2**64 - 1), min_size=1))
@@ -264,6 +270,18 @@ def test_hash_uniform_is_uniform_and_uncorrelated(seed):
         assert abs(np.corrcoef(values[:-1], other)[0, 1]) < 5 / np.sqrt(100_000)
 
 
+@pytest.mark.parametrize("longest", [52, 244, 2036])
+def test_drawn_lengths_are_log_uniform_between_a_few_lines_and_the_longest(longest):
+    documents = np.arange(20_000, dtype=np.uint64)
+    drawn = fim.draw_lengths(1, 0, documents, 0, 0, longest)
+    shortest = min(fim.SHORTEST_DRAWN, longest // 2)
+    assert drawn.min() == shortest
+    assert drawn.max() == longest
+    middle = (shortest * (longest + 1)) ** 0.5
+    assert abs((drawn < middle).mean() - 0.5) < 5 * 0.5 / np.sqrt(len(drawn)) + 1 / shortest
+    assert (drawn != fim.draw_lengths(1, 1, documents, 0, 0, longest)).mean() > 0.8
+
+
 # ---- the plan's length ---------------------------------------------------------------------------
 
 
@@ -278,7 +296,7 @@ def test_the_planned_length_hardly_ever_needs_a_redraw_on_real_code(codec, store
         calls += 1
         return codec.encode(texts)
 
-    for document, number, start, length, _ in zip(*pieces, strict=True):
+    for document, number, start, length in zip(*pieces[:4], strict=True):
         ids = tokens.tokens(document, start, start + length)
         text = codec.decode_bytes(ids.tolist()).decode()
         rng = fim.piece_rng(42, 0, int(tokens.uids[document]), int(number))
@@ -304,7 +322,9 @@ def test_the_ids_of_each_family_are_found(family):
     assert found.end == vocabulary[family.end]
     names = {"p": family.prefix, "s": family.suffix, "m": family.middle}
     assert found.sentinels == {letter: vocabulary[name] for letter, name in names.items()}
-    assert found.stops == set(vocabulary.values()) - {3}, "every special of the family stops"
+    given = {"def", family.prefix, family.suffix, family.middle}
+    ends = {index for name, index in vocabulary.items() if name not in given}
+    assert found.stops == ends, "whatever can only stand behind a text, and no sentinel"
 
 
 @pytest.mark.parametrize("missing", ["prefix", "suffix", "middle", "end"])

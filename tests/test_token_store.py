@@ -16,7 +16,14 @@ from data_prep.__main__ import main
 from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus
 from hugcoder.files import MANIFEST, read_manifest
 from hugcoder.refusal import Refusal
-from hugcoder.token_store import LINE_BLOCK, TokenStore, document_uid, dtype_for, manifest_of
+from hugcoder.token_store import (
+    LINE_BLOCK,
+    TokenStore,
+    document_uid,
+    dtype_for,
+    line_table,
+    manifest_of,
+)
 
 TEXTS = [f"def f{n}(x):\n    return x * {n}\n" * (1 + n % 7) for n in range(30)]
 
@@ -70,15 +77,27 @@ def test_documents_of_many_shards_come_back_in_order(tokenizer, codec, tmp_path)
         ids = tokens.tokens(document, 0, int(tokens.lengths[document]))
         assert codec.decode(ids.tolist()) == row["content"]
         assert copy.tokens(document, 2, 5).tolist() == ids[2:5].tolist()
-        assert copy.line_table(document) == tokens.line_table(document)
-        assert len(tokens.line_table(document)) == -(-len(ids) // LINE_BLOCK)
+
+
+def test_line_ends_of_documents_are_found_in_their_own_shards(tokenizer, codec, tmp_path):
+    tokenize_corpus.tokenize(sharded_corpus(tmp_path / "corpus"), tokenizer, tmp_path / "store")
+    tokens = TokenStore(tmp_path / "store", TRAIN)
+    assert len(tokens.prefixes) == 3
+    documents = np.repeat(np.flatnonzero(tokens.lengths > 2), 4)
+    until = tokens.lengths[documents] - 1
+    after = np.tile([0, 1, 2, 0], len(documents) // 4)
+    found = tokens.last_line_ends(documents, after, until)
+    for document, first, last, end in zip(documents, after, until, found, strict=True):
+        ids = tokens.tokens(document, 0, int(tokens.lengths[document]))
+        table = line_table(np.asarray(ids, dtype=np.int64), codec.ends_line)
+        recorded = [LINE_BLOCK * n + int(within) for n, within in enumerate(table) if within]
+        assert end == max([one for one in recorded if first < one <= last], default=first)
 
 
 def test_empty_documents_and_empty_shards_are_kept(tokenizer, tmp_path):
     store = make_store(tmp_path, tokenizer, ["", "x = 1\n", ""])
     assert store.lengths.tolist()[::2] == [0, 0]
     assert store.tokens(0, 0, 0).tolist() == []
-    assert store.line_table(2) == b""
     all_empty = make_store(tmp_path / "second", tokenizer, [""])
     assert all_empty.tokens(0, 0, 0).tolist() == []
 
