@@ -181,19 +181,19 @@ def main(argv: list[str] | None = None) -> None:
         prompt = generation.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, room)
     else:
         prompt = generation.completion_prompt(codec, text, room)
-    stops = generation.stop_ids(model, codec)
+    ending = generation.ending_of(model, codec)
     sampling = generation.Sampling(arguments.temperature, arguments.top_p, arguments.seed)
 
     new_ids: list[int] = []
     start = time.perf_counter()
-    stream = generation.stream_tokens(model, prompt, stops, arguments.max_new_tokens, sampling)
-    for piece in generation.stream_text(codec, _recording(stream, new_ids), stops):
+    stream = generation.stream_tokens(model, prompt, ending, arguments.max_new_tokens, sampling)
+    for piece in generation.stream_text(codec, _recording(stream, new_ids), ending.stops):
         sys.stdout.write(piece.replace("\n", hole.newline) if hole else piece)
         sys.stdout.flush()
     seconds = time.perf_counter() - start
     print(
         f"{len(new_ids)} tokens in {seconds:.2f} s ({len(new_ids) / seconds:.0f} tokens/s), "
-        f"{end_sentence(new_ids[-1], stops, codec.special_ids)}",
+        f"{end_sentence(new_ids[-1], ending.stops, codec.special_ids)}",
         file=sys.stderr,
     )
 

@@ -19,9 +19,9 @@ from evaluation.spans import BenchmarkSpan
 from hugcoder.generation import (
     CheckpointCodec,
     complete_batch,
+    ending_of,
     infill_prompt,
     prompt_room,
-    stop_ids,
 )
 from hugcoder.refusal import Refusal
 
@@ -53,7 +53,7 @@ def complete_spans(
 ) -> list[Completion]:
     """Fill every hole greedily."""
     room = prompt_room(model, max_new_tokens)
-    stops = stop_ids(model, codec)
+    ending = ending_of(model, codec)
     prompts = [infill_prompt(codec, span.prefix, span.suffix, mode, room) for span in spans]
     completions: list[Completion] = [Completion("", False)] * len(spans)
     order = sorted(range(len(spans)), key=lambda i: len(prompts[i]), reverse=True)
@@ -62,9 +62,9 @@ def complete_spans(
         size = min(MAX_BATCH, max(CACHE_FACTOR * batch_tokens // width, 1))
         batch, order = order[:size], order[size:]
         taken = [prompts[i] for i in batch]
-        new_ids = complete_batch(model, taken, stops, max_new_tokens, codec.pad)
+        new_ids = complete_batch(model, taken, ending, max_new_tokens, codec.pad)
         for index, ids in zip(batch, new_ids, strict=True):
-            stopped = ids[-1] in stops
+            stopped = ids[-1] in ending.stops
             completions[index] = Completion(codec.decode(ids[:-1] if stopped else ids), stopped)
     return completions
 
@@ -90,6 +90,7 @@ def scores_of(span: BenchmarkSpan, text: str, is_python: bool) -> dict[str, floa
         "first_line_match": float(first_lines[0] == first_lines[1]),
         "edit_similarity": fuzz.ratio(text, truth) / 100,
         "length_error": float(abs(len(text) - len(truth))),  # characters
+        "empty": float(not text),
     }
     if is_python:
         scores["syntax_valid"] = float(parses(span.prefix + text + span.suffix))
@@ -109,7 +110,8 @@ def check_scorer(spans: list[BenchmarkSpan]) -> None:
     for span, is_python in zip(spans, valid, strict=True):
         right = scores_of(span, span.truth, is_python)
         wrong = scores_of(span, span.truth + "x", False)
-        is_right = all(value == (name != "length_error") for name, value in right.items())
+        zeros = ("length_error", "empty")
+        is_right = all(value == (name not in zeros) for name, value in right.items())
         if not is_right or wrong["exact_match"] or wrong["edit_similarity"] >= 1:
             raise Refusal(
                 f"the scorer is broken: at {span.document.repo} {span.document.path} characters "

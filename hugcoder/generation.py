@@ -134,7 +134,7 @@ def load_checkpoint(
 def _check_vocabulary(name: str, model: "PreTrainedModel", codec: CheckpointCodec) -> None:
     """Refuse a folder whose tokenizer is another model's."""
     rows = model.get_input_embeddings().num_embeddings
-    highest = max(codec.fim_ids.stops)
+    highest = max(codec.fim_ids.stops.union(codec.fim_ids.sentinels.values()))
     if highest >= rows or (codec.is_byte_level and len(codec.token_bytes) > rows):
         raise Refusal(
             f"the tokenizer of {name} has ids up to {max(highest, codec.vocab_size - 1)} but the "
@@ -142,11 +142,23 @@ def _check_vocabulary(name: str, model: "PreTrainedModel", codec: CheckpointCode
         )
 
 
-def stop_ids(model: "PreTrainedModel", codec: Codec) -> frozenset[int]:
-    """Ids that end a generation: the family's, and the eos ids of the generation config."""
+@dataclass(frozen=True)
+class Ending:
+    """How a generation ends: at one of the ids `stops`, and never by one of `forbidden`."""
+
+    stops: frozenset[int]
+    forbidden: frozenset[int]
+
+
+def ending_of(model: "PreTrainedModel", codec: Codec) -> Ending:
+    """What ends a text, for the family and by the generation config, and the sentinels.
+
+    Sentinels are given, not written: one inside a middle or a text is no end, and is forbidden.
+    """
     eos = model.generation_config.eos_token_id
     listed = [] if eos is None else [eos] if isinstance(eos, int) else eos
-    return codec.fim_ids.stops | frozenset(listed)
+    forbidden = frozenset(codec.fim_ids.sentinels.values())
+    return Ending(codec.fim_ids.stops.union(listed) - forbidden, forbidden)
 
 
 # ---- prompts -------------------------------------------------------------------------------------
@@ -240,18 +252,18 @@ GREEDY = Sampling()
 def stream_tokens(
     model: "PreTrainedModel",
     prompt: list[int],
-    stops: Collection[int],
+    ending: Ending,
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
 ) -> Iterator[int]:
     """New ids one by one; the last one is a stop id unless `max_new_tokens` came first."""
     generator = torch.Generator(model.device).manual_seed(sampling.seed)
-    decoding = _Decoding(model, [prompt], pad=0)
+    decoding = _Decoding(model, [prompt], pad=0, forbidden=ending.forbidden)
     for _ in range(max_new_tokens):
         next_B = _choose(decoding.logits(), sampling, generator)
         index = int(next_B[0])
         yield index
-        if index in stops:
+        if index in ending.stops:
             return
         decoding.append(next_B)
 
@@ -259,13 +271,14 @@ def stream_tokens(
 def complete_batch(
     model: "PreTrainedModel",
     prompts: list[list[int]],
-    stops: Collection[int],
+    ending: Ending,
     max_new_tokens: int,
     pad: int,
 ) -> list[list[int]]:
     """What greedy `stream_tokens` gives for each prompt, several at a time."""
     completions: list[list[int]] = [[] for _ in prompts]
-    decoding = _Decoding(model, prompts, pad)
+    stops = ending.stops
+    decoding = _Decoding(model, prompts, pad, ending.forbidden)
     rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
     for _ in range(max_new_tokens):
         next_B = decoding.logits().argmax(dim=-1)
@@ -285,12 +298,18 @@ def complete_batch(
 class _Decoding:
     """The key-value cache of a batch and the ids that are not in it yet."""
 
-    def __init__(self, model: "PreTrainedModel", prompts: list[list[int]], pad: int):
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        prompts: list[list[int]],
+        pad: int,
+        forbidden: Collection[int],
+    ):
         width = max(len(prompt) for prompt in prompts)
         paddings = [width - len(prompt) for prompt in prompts]
         rows = [[pad] * n + prompt for n, prompt in zip(paddings, prompts, strict=True)]
         offset_B1 = torch.tensor(paddings, device=model.device)[:, None]
-        self.model = model
+        self.model, self.forbidden = model, sorted(forbidden)
         self.cache = None
         self.ids_BT = torch.tensor(rows, device=model.device)
         self.positions_BT = torch.arange(width, device=model.device)[None] - offset_B1
@@ -299,7 +318,7 @@ class _Decoding:
 
     @torch.inference_mode()
     def logits(self) -> torch.Tensor:
-        """[B, V] float32 logits of the next ids."""
+        """[B, V] float32 logits of the next ids, minus infinity for forbidden ones."""
         output = self.model(
             input_ids=self.ids_BT,
             # Without padding the mask is left out: attention is then plainly causal, and faster.
@@ -310,7 +329,9 @@ class _Decoding:
             logits_to_keep=1,
         )
         self.cache = output.past_key_values
-        return output.logits[:, -1].float()
+        logits_BV = output.logits[:, -1].float()
+        logits_BV[:, self.forbidden] = -torch.inf
+        return logits_BV
 
     def append(self, next_B: torch.Tensor) -> None:
         """Go on with these ids."""

@@ -131,10 +131,15 @@ def awake(model: PreTrainedModel) -> Iterator[None]:
 
 
 def generation_config(codec: Codec) -> GenerationConfig:
-    """Every FIM special ends a generation, so that no program runs past the end of a middle."""
-    stops = sorted(codec.fim_ids.stops)
-    end = codec.end_of_text
-    return GenerationConfig(bos_token_id=end, eos_token_id=stops, pad_token_id=codec.pad)
+    """Sentinels are never written, and where a program does not know that, they and every other FIM
+    special end a generation, so that none runs past the end of a middle."""
+    sentinels = sorted(codec.fim_ids.sentinels.values())
+    return GenerationConfig(
+        bos_token_id=codec.end_of_text,
+        eos_token_id=sorted(codec.fim_ids.stops.union(sentinels)),
+        pad_token_id=codec.pad,
+        suppress_tokens=sentinels,
+    )
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,19 @@ def checkpoint(run_folder):
     return generation.load_checkpoint(str(run_folder), "cpu")
 
 
-def reference_greedy(model, prompt, stops, max_new_tokens):
+def ends_at(stops, forbidden=()):
+    return generation.Ending(frozenset(stops), frozenset(forbidden))
+
+
+def reference_greedy(model, prompt, ending, max_new_tokens):
     """Greedy generation without a cache: the whole sequence again for each token."""
     ids = list(prompt)
     for _ in range(max_new_tokens):
         with torch.inference_mode():
-            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-        if ids[-1] in stops:
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+        allowed = [index for index in range(len(logits)) if index not in ending.forbidden]
+        ids.append(max(allowed, key=lambda index: float(logits[index])))
+        if ids[-1] in ending.stops:
             break
     return ids[len(prompt) :]
 
@@ -70,13 +76,18 @@ def test_another_models_tokenizer_is_refused(tokenizer, tmp_path):
         generation.load_checkpoint(str(folder), "cpu")
 
 
-def test_stop_ids_are_the_sentinels_and_the_eos_of_the_generation_config(checkpoint):
-    model, codec = checkpoint
-    names = ("<|endoftext|>", "<fim_pad>", "<file_sep>", "<fim_prefix>", "<repo_name>")
-    assert {codec.special_ids[name] for name in names} <= generation.stop_ids(model, codec)
+def test_only_ends_stop_and_sentinels_are_forbidden(checkpoint):
+    """Symptom: two thirds of "empty" answers were a sentinel, which counted as a stop."""
+    codec = checkpoint[1]
     other = tiny_llama()
-    other.generation_config.eos_token_id = 99
-    assert 99 in generation.stop_ids(other, codec)
+    sentinels = {codec.special_ids[f"<fim_{name}>"] for name in ("prefix", "suffix", "middle")}
+    other.generation_config.eos_token_id = [99, *sentinels]
+    ending = generation.ending_of(other, codec)
+    names = ("<|endoftext|>", "<fim_pad>", "<file_sep>", "<repo_name>")
+    assert ending.stops == {99} | {codec.special_ids[name] for name in names}
+    assert ending.forbidden == sentinels
+    other.generation_config.eos_token_id = 98
+    assert 98 in generation.ending_of(other, codec).stops
 
 
 def test_a_byte_level_checkpoint_has_no_start_ids(checkpoint):
@@ -161,15 +172,14 @@ def test_a_long_prompt_fits_and_keeps_its_sentinels(checkpoint):
     codec = checkpoint[1]
     prompt = generation.infill_prompt(codec, TEXT * 50, TEXT * 50, "psm", 64)
     assert len(prompt) == 64
-    assert [i for i in prompt if i in codec.fim_ids.stops] == list(
-        codec.fim_ids.prompt([], [], "psm")
-    )
+    sentinels = codec.fim_ids.sentinels.values()
+    assert [i for i in prompt if i in sentinels] == codec.fim_ids.prompt([], [], "psm")
 
 
 def test_a_sentinel_in_the_users_text_stays_text(checkpoint):
     codec = checkpoint[1]
     prompt = generation.infill_prompt(codec, "a<fim_middle>", "<|endoftext|>", "psm", 100)
-    assert sum(i in codec.fim_ids.stops for i in prompt) == 3
+    assert sum(i in codec.special_ids.values() for i in prompt) == 3
 
 
 def test_no_room_for_a_prompt_is_refused(checkpoint):
@@ -193,24 +203,41 @@ def some_prompts(codec):
 def test_streaming_with_a_cache_equals_the_whole_sequence_again_and_again(checkpoint):
     model, codec = checkpoint
     for prompt in some_prompts(codec):
-        got = list(generation.stream_tokens(model, prompt, {0}, 24))
-        assert got == reference_greedy(model, prompt, {0}, 24)
+        got = list(generation.stream_tokens(model, prompt, ends_at({0}), 24))
+        assert got == reference_greedy(model, prompt, ends_at({0}), 24)
+
+
+def test_a_forbidden_id_is_passed_over_for_the_next_likely_one(checkpoint):
+    model, codec = checkpoint
+    prompts = some_prompts(codec)
+    free = generation.complete_batch(model, prompts, ends_at({0}), 24, codec.pad)
+    ending = ends_at({0}, {ids[3] for ids in free if len(ids) > 3})
+    assert ending.forbidden
+    cut = generation.complete_batch(model, prompts, ending, 24, codec.pad)
+    for prompt, ids in zip(prompts, cut, strict=True):
+        assert not ending.forbidden & set(ids)
+        assert ids == reference_greedy(model, prompt, ending, 24)
+        assert list(generation.stream_tokens(model, prompt, ending, 24)) == ids
+    hot = generation.Sampling(temperature=5.0)
+    drawn = list(generation.stream_tokens(model, prompts[0], ending, 200, hot))
+    assert not ending.forbidden & set(drawn)
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 def test_a_batch_gives_what_each_prompt_gives_alone(checkpoint, make):
     model, codec = make(), checkpoint[1]
     prompts = some_prompts(codec)
-    alone = [list(generation.stream_tokens(model, prompt, {0}, 24)) for prompt in prompts]
-    assert generation.complete_batch(model, prompts, {0}, 24, codec.pad) == alone
+    ending = ends_at({0})
+    alone = [list(generation.stream_tokens(model, prompt, ending, 24)) for prompt in prompts]
+    assert generation.complete_batch(model, prompts, ending, 24, codec.pad) == alone
 
 
 def test_a_stop_id_ends_its_own_row_only(checkpoint):
     model, codec = checkpoint
     prompts = some_prompts(codec)
-    free = generation.complete_batch(model, prompts, set(), 16, codec.pad)
+    free = generation.complete_batch(model, prompts, ends_at([]), 16, codec.pad)
     stop = free[0][5]
-    cut = generation.complete_batch(model, prompts, {stop}, 16, codec.pad)
+    cut = generation.complete_batch(model, prompts, ends_at({stop}), 16, codec.pad)
     expected = [row[: row.index(stop) + 1] if stop in row else row for row in free]
     assert cut == expected
     assert len(cut[0]) <= 6 < max(len(row) for row in cut)
@@ -219,7 +246,7 @@ def test_a_stop_id_ends_its_own_row_only(checkpoint):
 def test_rows_that_go_on_are_not_mixed_up_when_most_have_stopped(checkpoint):
     model, codec = checkpoint
     prompts = some_prompts(codec)
-    free = generation.complete_batch(model, prompts, set(), 16, codec.pad)
+    free = generation.complete_batch(model, prompts, ends_at([]), 16, codec.pad)
 
     def third_ids_of_others(pair):
         return {row[2] for place, row in enumerate(free) if place not in pair}
@@ -229,7 +256,7 @@ def test_rows_that_go_on_are_not_mixed_up_when_most_have_stopped(checkpoint):
         pair for pair in pairs if not third_ids_of_others(pair) & {*free[pair[0]], *free[pair[1]]}
     )
     stops = third_ids_of_others(going_on)
-    cut = generation.complete_batch(model, prompts, stops, 16, codec.pad)
+    cut = generation.complete_batch(model, prompts, ends_at(stops), 16, codec.pad)
     assert [cut[place] for place in going_on] == [free[place] for place in going_on]
     assert free[going_on[0]][3:] != free[going_on[1]][3:]
     assert max(len(row) for place, row in enumerate(cut) if place not in going_on) <= 3
@@ -241,7 +268,7 @@ def test_draws_repeat_with_their_seed_and_differ_with_another(checkpoint):
 
     def draw(seed):
         sampling = generation.Sampling(temperature=1.0, top_p=0.9, seed=seed)
-        return list(generation.stream_tokens(model, prompt, set(), 16, sampling))
+        return list(generation.stream_tokens(model, prompt, ends_at([]), 16, sampling))
 
     assert draw(1) == draw(1) != draw(2)
 
@@ -368,9 +395,9 @@ def test_a_prompt_is_continued_on_stdout_with_one_line_on_stderr(run_folder, che
     model, codec = checkpoint
     generate.main([str(run_folder), "--prompt", TEXT, "--max_new_tokens", "12", "--device", "cpu"])
     out, err = capsys.readouterr()
-    stops = generation.stop_ids(model, codec)
-    ids = reference_greedy(model, codec.encode([TEXT])[0], stops, 12)
-    assert out == "".join(generation.stream_text(codec, ids, stops))
+    ending = generation.ending_of(model, codec)
+    ids = reference_greedy(model, codec.encode([TEXT])[0], ending, 12)
+    assert out == "".join(generation.stream_text(codec, ids, ending.stops))
     assert err.count("\n") == 1
     assert f"{len(ids)} tokens in " in err
     assert "stopped at " in err

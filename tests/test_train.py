@@ -77,10 +77,11 @@ def test_a_run_learns_scores_held_out_rows_and_leaves_a_model_others_can_open(wo
     assert model.config.vocab_size % 128 == 0
     ids = tokenizer("def f(", return_tensors="pt")
     assert torch.isfinite(model(**ids).logits).all()
-    stops = tokenizer.convert_ids_to_tokens(GenerationConfig.from_pretrained(folder).eos_token_id)
-    assert {"<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"} <= set(
-        stops
-    )
+    generation = GenerationConfig.from_pretrained(folder)
+    stops = set(tokenizer.convert_ids_to_tokens(generation.eos_token_id))
+    sentinels = {"<fim_prefix>", "<fim_middle>", "<fim_suffix>"}
+    assert {"<|endoftext|>", "<fim_pad>", *sentinels} <= stops
+    assert set(tokenizer.convert_ids_to_tokens(generation.suppress_tokens)) == sentinels
 
 
 @pytest.mark.parametrize("use_muon", [False, True])
