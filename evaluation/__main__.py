@@ -81,13 +81,16 @@ def measure(
     by_kind: dict[str, list[BenchmarkSpan]],
 ) -> dict[str, Any]:
     """The measured parts of results.json."""
-    from evaluation import bits_per_byte, infilling, middles
+    from evaluation import bits_per_byte, ends, infilling, middles
+    from hugcoder.generation import prompt_room
 
     spans = [span for kind in by_kind for span in by_kind[kind]]
     infilling.check_scorer(spans)
     whole = bits_per_byte.measure(model, codec, documents, arguments.batch_tokens, arguments.seed)
     logger.info(f"scored {whole['bytes']:,} bytes left to right")
-    middle = middles.measure(model, codec, spans, arguments.batch_tokens, arguments.seed)
+    room = prompt_room(model, arguments.max_new_tokens)
+    middle = middles.measure(model, codec, spans, room, arguments.batch_tokens, arguments.seed)
+    end = ends.measure(model, codec, spans, arguments.batch_tokens, arguments.seed)
     logger.info(f"scored {len(spans)} middles {len(middles.WAYS)} ways; generating")
     completions = infilling.complete_spans(
         model, codec, spans, arguments.mode, arguments.max_new_tokens, arguments.batch_tokens
@@ -102,6 +105,7 @@ def measure(
     return {
         "bits_per_byte": whole,
         "middle_bits_per_byte": middle,
+        "ends": end,
         "infilling": generated,
         "samples": samples,
     }
@@ -159,10 +163,16 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     for way in ("psm", "spm"):
         read = middle[f"gain_{way}_over_foreign_percent"]
         yield f"  the own suffix saves, to a foreign one, {way.upper()}: {_cell(read, digits=1)} %"
+    for order, part in results["ends"].items():
+        found = ", ".join(
+            f"{_cell(one['probability'], digits=2)} at {length}"
+            for length, one in part["by_length"].items()
+        )
+        yield f"  the end after the true middle, {order.upper()}, by tokens of the unit: {found}"
     for kind, part in results["infilling"].items():
         yield f"generated middles, {kind.replace('_', ' ')} ({part['spans']} holes), per cent"
         rows = {"model": part["model"], **part["floors"]}
-        names = ("exact_match", "edit_similarity", "syntax_valid", "stopped")
+        names = ("exact_match", "edit_similarity", "syntax_valid", "stopped", "empty")
         yield f"  {'':<28}" + "".join(f"{name.replace('_', ' '):<24}" for name in names)
         for name, scores in rows.items():
             cells = (_cell(scores.get(one), factor=100, digits=1) for one in names)

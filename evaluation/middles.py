@@ -6,8 +6,9 @@ prompts alone as plain left-to-right text; these differ in nothing but the suffi
 longest prefix that fits, which says what the room that the suffix takes would have been worth.
 As a control both orders are scored with the suffix of another hole in place of the own one: a
 model that does not read the suffix loses nothing by that. Context is cut as
-`hugcoder.generation.trim_context` cuts it, to what the middle and the end token leave. The end
-token after a middle is no text: its probability is reported apart.
+`hugcoder.generation.trim_context` cuts it, to the length that generation gives a prompt (or to what
+a longer middle leaves). The end token after a middle is no text: its probability is reported apart,
+and at several lengths in `evaluation.ends`.
 """
 
 import math
@@ -51,15 +52,20 @@ def score_middles(
     model: "PreTrainedModel",
     codec: CheckpointCodec,
     spans: list[BenchmarkSpan],
+    max_prompt_tokens: int,
     batch_tokens: int,
 ) -> MiddleScores:
-    """Score the true middle of each span in every way."""
+    """Score the true middle of each span in every way.
+
+    Args: max_prompt_tokens: what stands before a middle, see `hugcoder.generation.prompt_room`.
+    """
     bits, stop_nats = {}, {}
     for way in WAYS:
         sequences, firsts = [], []
         for index, span in enumerate(spans):
             other = spans[(index + len(spans) // 2) % len(spans)]
-            before, middle, after = _sequence(codec, span, other, way, context_length(model))
+            most = (max_prompt_tokens, context_length(model))
+            before, middle, after = _sequence(codec, span, other, way, *most)
             sequences.append([*before, *middle, *after])
             firsts.append(len(before))
         nats = score(model, sequences, firsts, batch_tokens)
@@ -71,12 +77,17 @@ def score_middles(
 
 
 def _sequence(
-    codec: CheckpointCodec, span: BenchmarkSpan, other: BenchmarkSpan, way: str, context: int
+    codec: CheckpointCodec,
+    span: BenchmarkSpan,
+    other: BenchmarkSpan,
+    way: str,
+    max_prompt_tokens: int,
+    context: int,
 ) -> tuple[list[int], list[int], list[int]]:
     """Ids before the middle, of the middle, and after it. other: a hole with a foreign suffix."""
     texts = [span.prefix, span.truth, span.suffix, other.suffix]
     prefix, middle, suffix, foreign = codec.encode(texts)
-    room = context - len(middle) - 1
+    room = min(max_prompt_tokens, context - len(middle) - 1)
     if way in FIM_WAYS:
         return arrange_prompt(codec, prefix, suffix, way, room), middle, [codec.fim_ids.end]
     if way in FOREIGN:
@@ -86,7 +97,7 @@ def _sequence(
     if way == "prefix_only":
         prefix, _ = kept_context(codec, prefix, suffix, room)
     else:
-        prefix = prefix[-(room + 1 - len(codec.start_ids)) :]
+        prefix = prefix[-(room - len(codec.start_ids)) :]
     return [*codec.start_ids, *prefix], middle, []
 
 
@@ -94,11 +105,12 @@ def measure(
     model: "PreTrainedModel",
     codec: CheckpointCodec,
     spans: list[BenchmarkSpan],
+    max_prompt_tokens: int,
     batch_tokens: int,
     seed: int,
 ) -> dict[str, Any]:
     """The middle_bits_per_byte part of results.json."""
-    scores = score_middles(model, codec, spans, batch_tokens)
+    scores = score_middles(model, codec, spans, max_prompt_tokens, batch_tokens)
     kinds = np.array([span.kind for span in spans])
     everything = _summary(scores, spans, np.ones(len(spans), dtype=bool), seed)
     by_kind = {

@@ -35,7 +35,8 @@ WAYS = {
 FLOORS = {"empty": "nothing", "copy_previous_line": "the line above"}
 SCORES = """Exact: to the character, or but for blanks around it, or in its first line. Similar:
 edit similarity. Parses: the whole file with the answer in it, of Python files that parse as they
-are. Stops: ended by itself before the token limit. Off by: difference in length."""
+are. Stops: ended by itself before the token limit. Nothing: an empty answer. Off by: difference in
+length."""
 GOOD, BAD, OPEN = "good", "bad", "open"
 Estimate = dict[str, float | None]
 
@@ -115,6 +116,7 @@ def scores(run: RunFiles) -> Html:
         ),
         *_whole_files(results["bits_per_byte"]),
         *_middles(results["middle_bits_per_byte"]),
+        *_ends(results.get("ends", {})),
         *_generated(results),
     )
 
@@ -217,6 +219,27 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
     ]
 
 
+def _ends(ends: dict[str, Any]) -> list[Html]:
+    """P(end | true middle) by length of the unit; nothing for older results, which lack it."""
+    if not any(part["by_length"] for part in ends.values()):
+        return []
+    lengths = list(dict.fromkeys(n for part in ends.values() for n in part["by_length"]))
+    rows = []
+    for order, part in ends.items():
+        found = [part["by_length"].get(length) for length in lengths]
+        cells = [score(one["probability"], 100, 1) if one else "" for one in found]
+        rows.append([order.upper(), *cells, f"{100 * part['spread']:.1f}"])
+    return [
+        tag("h3", "Where a middle ends"),
+        table(["tokens of the unit", *lengths, "spread"], rows),
+        note(
+            "How probable the end is behind the true middle, per cent, in units made just so long. "
+            "A model that learned it from the text that follows gives about the same at every "
+            "length; one that learned it from the length stops at one of them only."
+        ),
+    ]
+
+
 def _generated(results: dict[str, Any]) -> list[Html]:
     parts = results["infilling"]
     shown = {kind: kind.replace("_", " ") for kind in parts}
@@ -275,6 +298,7 @@ def _generated_table(part: dict[str, Any]) -> Html:
         "edit_similarity": "similar, %",
         "syntax_valid": "parses, %",
         "stopped": "stops, %",
+        "empty": "nothing, %",
     }
     answers = {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
     rows = [

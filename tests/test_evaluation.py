@@ -10,7 +10,7 @@ import pytest
 import torch
 from evaluation_fixtures import CONTEXT, tiny_llama
 
-from evaluation import bits_per_byte, bootstrap, documents, floors, infilling, middles, spans
+from evaluation import bits_per_byte, bootstrap, documents, ends, floors, infilling, middles, spans
 from evaluation.documents import Document
 from evaluation.likelihood import score
 from evaluation.spans import KINDS, BenchmarkSpan
@@ -128,28 +128,31 @@ def test_a_file_with_a_literal_end_token_costs_bits_for_its_characters(codec):
 # ---- true middles --------------------------------------------------------------------------------
 
 
-def test_middle_scores_are_the_log_softmax_after_the_prompt(model, codec, some_spans):
+@pytest.mark.parametrize("max_prompt_tokens", [CONTEXT - 48, 100, CONTEXT])
+def test_middles_are_scored_after_the_prompt_that_generation_gives(
+    model, codec, some_spans, max_prompt_tokens
+):
     taken = some_spans[::4]
-    scores = middles.score_middles(model, codec, taken, 4096)
+    scores = middles.score_middles(model, codec, taken, max_prompt_tokens, 4096)
     end = codec.fim_ids.end
     for place, span in enumerate(taken):
         (middle,) = codec.encode([span.truth])
+        room = min(max_prompt_tokens, CONTEXT - len(middle) - 1)
         for way in ("psm", "spm"):
-            room = CONTEXT - len(middle) - 1
             prompt = generation.infill_prompt(codec, span.prefix, span.suffix, way, room)
             nats = nats_of(model, [*prompt, *middle, end])[len(prompt) - 1 :]
             assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
             assert scores.stop_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
         prefix, suffix = codec.encode([span.prefix, span.suffix])
-        kept, _ = generation.trim_context(prefix, suffix, CONTEXT - len(middle) - 1 - 3)
-        befores = {"prefix_only": kept, "longest_prefix": prefix[-(CONTEXT - len(middle)) :]}
+        kept, _ = generation.trim_context(prefix, suffix, room - 3)
+        befores = {"prefix_only": kept, "longest_prefix": prefix[-room:]}
         for way, before in befores.items():
             nats = nats_of(model, [*before, *middle])[len(before) - 1 :]
             assert scores.bits[way][place] == pytest.approx(nats.sum() / math.log(2), rel=1e-4)
 
 
 def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spans):
-    result = middles.measure(model, codec, some_spans, 4096, seed=0)
+    result = middles.measure(model, codec, some_spans, CONTEXT - 48, 4096, seed=0)
     for part in (result, *result["by_kind"].values()):
         gain = part["prefix_only"]["value"] - part["psm"]["value"]
         assert part["gain_psm"]["value"] == pytest.approx(gain)
@@ -160,7 +163,7 @@ def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spa
 
 
 def test_a_model_that_ignores_its_context_gains_nothing_from_the_suffix(codec, some_spans):
-    result = middles.measure(uniform_llama(), codec, some_spans, 4096, seed=0)
+    result = middles.measure(uniform_llama(), codec, some_spans, CONTEXT - 48, 4096, seed=0)
     assert result["gain_psm"]["value"] == pytest.approx(0, abs=1e-6)
     assert result["stop"]["spm"]["nats"]["value"] == pytest.approx(math.log(1024), rel=1e-5)
 
@@ -170,6 +173,48 @@ def test_spans_whose_middle_takes_more_than_half_the_context_are_left_out(codec,
     limit = sorted(lengths)[len(lengths) // 2]
     kept = middles.fitting_spans(some_spans, codec, 2 * limit)
     assert len(kept) == sum(length <= limit for length in lengths) < len(some_spans)
+
+
+# ---- ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("context", "lengths"), [(256, [64, 128, 256]), (100, [100]), (768, [96, 192, 384, 768])]
+)
+def test_units_double_in_length_up_to_the_context(context, lengths):
+    assert ends.lengths_up_to(context) == lengths
+
+
+def test_the_end_is_scored_behind_the_true_middle_of_a_unit_of_each_length(
+    model, codec, some_spans
+):
+    found = ends.measure(model, codec, some_spans, 4096, seed=0)
+    end = codec.fim_ids.end
+    for order in ("psm", "spm"):
+        means = []
+        for length in (64, 128, 256):
+            probabilities = []
+            for span in some_spans:
+                (middle,) = codec.encode([span.truth])
+                room = length - len(middle) - 1
+                if room < 16:
+                    continue
+                prompt = generation.infill_prompt(codec, span.prefix, span.suffix, order, room)
+                if len(prompt) == room:
+                    nats = nats_of(model, [*prompt, *middle, end])
+                    probabilities.append(math.exp(-nats[-1]))
+            part = found[order]["by_length"][str(length)]
+            assert part["spans"] == len(probabilities) > 3
+            assert part["probability"]["value"] == pytest.approx(np.mean(probabilities), rel=1e-4)
+            means.append(np.mean(probabilities))
+        assert found[order]["spread"] == pytest.approx(max(means) - min(means), rel=1e-3)
+
+
+def test_a_model_that_knows_nothing_of_lengths_has_no_spread(codec, some_spans):
+    found = ends.measure(uniform_llama(), codec, some_spans, 4096, seed=0)
+    assert found["psm"]["spread"] == pytest.approx(0, abs=1e-6)
+    short = [BenchmarkSpan("single_line", PYTHON, 10, 15)]
+    assert ends.measure(uniform_llama(), codec, short, 4096, seed=0)["psm"]["spread"] is None
 
 
 # ---- documents and spans -------------------------------------------------------------------------
@@ -309,10 +354,11 @@ def test_a_scorer_that_passes_wrong_answers_is_refused(some_spans, monkeypatch):
 
 def test_completions_come_back_in_the_order_of_the_spans(model, codec, some_spans):
     got = infilling.complete_spans(model, codec, some_spans, "psm", 12, batch_tokens=1500)
-    stops = generation.stop_ids(model, codec)
+    ending = generation.ending_of(model, codec)
+    stops = ending.stops
     for span, completion in list(zip(some_spans, got, strict=True))[::5]:
         prompt = generation.infill_prompt(codec, span.prefix, span.suffix, "psm", CONTEXT - 12)
-        ids = list(generation.stream_tokens(model, prompt, stops, 12))
+        ids = list(generation.stream_tokens(model, prompt, ending, 12))
         assert completion.stopped == (ids[-1] in stops)
         assert completion.text == codec.decode(i for i in ids if i not in stops)
 

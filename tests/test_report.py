@@ -35,6 +35,10 @@ def middle_scores():
     return {**ways, **gains, **prefix_only, "spans": 77, "bytes": 4321}
 
 
+def end(probability):
+    return {"probability": estimate(probability, 0.01), "spans": 26}
+
+
 def answer_scores(exact, similarity):
     names = ("exact_match", "exact_match_stripped", "first_line_match", "syntax_valid")
     scores = {name: estimate(exact, 0.01) for name in names}
@@ -69,6 +73,10 @@ def results():
             **{"by_repository": {"left": part}, "files": 23, "bytes": 123_456, "repositories": 7},
         },
         "middle_bits_per_byte": middle_scores() | {"by_kind": {"single_line": middle_scores()}},
+        "ends": {
+            "psm": {"by_length": {"64": end(0.523), "256": end(0.634)}, "spread": 0.111},
+            "spm": {"by_length": {"256": end(0.456)}, "spread": 0.0},
+        },
         "infilling": {k: copy.deepcopy(kind) for k in ("single_line", "multi_line", "random")},
         "samples": [hole("single_line", f"{name}.py") for name in "abc"],
         "seconds": 41.3,

@@ -1,0 +1,73 @@
+"""Whether a model knows where a middle ends by what follows it, or by how long the unit is.
+
+The end token is scored behind the true middle, in units made exactly as long as asked, in both
+orders. A model that has learned the end from the suffix gives it the same probability at every
+length; one that was trained on units of one length finds it at that length only, and never stops in
+an editor. Lengths double from 64 to the context.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.bootstrap import mean
+from evaluation.likelihood import score
+from evaluation.spans import BenchmarkSpan
+from hugcoder.generation import MIN_PROMPT_TOKENS, CheckpointCodec, arrange_prompt, context_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHORTEST_UNIT = 64
+ORDERS = ("psm", "spm")
+
+
+def lengths_up_to(context: int) -> list[int]:
+    """Tokens of the units that are scored."""
+    lengths = [context]
+    while lengths[0] >= 2 * SHORTEST_UNIT:
+        lengths.insert(0, lengths[0] // 2)
+    return lengths
+
+
+def measure(
+    model: "PreTrainedModel",
+    codec: CheckpointCodec,
+    spans: list[BenchmarkSpan],
+    batch_tokens: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The ends part of results.json: by order, P(end | true middle) at each length, and `spread`,
+    the highest less the lowest of them.
+    """
+    found: dict[str, Any] = {}
+    for order in ORDERS:
+        by_length = {}
+        for length in lengths_up_to(context_length(model)):
+            units = [_unit(codec, span, order, length) for span in spans]
+            taken = [(span, unit) for span, unit in zip(spans, units, strict=True) if unit]
+            if not taken:
+                continue
+            sequences = [unit for _, unit in taken]
+            nats = score(model, sequences, [len(unit) - 1 for unit in sequences], batch_tokens)
+            probabilities = [float(np.exp(-one[0])) for one in nats]
+            repos = [span.document.repo for span, _ in taken]
+            by_length[str(length)] = {
+                "probability": mean(probabilities, repos, seed),
+                "spans": len(taken),
+            }
+        values = [one["probability"]["value"] for one in by_length.values()]
+        spread = max(values) - min(values) if values else None
+        found[order] = {"by_length": by_length, "spread": spread}
+    return found
+
+
+def _unit(codec: CheckpointCodec, span: BenchmarkSpan, order: str, length: int) -> list[int]:
+    """A whole unit of exactly `length` tokens; empty when the file is too short for it, or the
+    middle too long."""
+    prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
+    room = length - len(middle) - 1
+    if room < MIN_PROMPT_TOKENS:
+        return []
+    unit = [*arrange_prompt(codec, prefix, suffix, order, room), *middle, codec.fim_ids.end]
+    return unit if len(unit) == length else []
