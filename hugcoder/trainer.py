@@ -84,7 +84,9 @@ class PretrainTrainer(Trainer):
         tokens_per_step = rows.tokens_in(args.rows_per_step)
         self.throughput = Throughput(tokens_per_step, size.flops_per_token, args.world_size)
         self.data_seen = DataSeen(rows, args.rows_per_step)
-        self._loss_by_kind = torch.compile(loss_by_kind) if args.torch_compile else loss_by_kind
+        self._loss_by_kind = loss_by_kind
+        if args.torch_compile:
+            self._loss_by_kind = torch.compile(loss_by_kind, backend=args.torch_compile_backend)
         self.gradient_guard = GradientGuard(args.skip_spike_sigmas, args.max_skipped_steps)
         self.loss_sums = LossSums(args.device, has_kinds=not args.use_liger_kernel)
         run = Path(args.output_dir)
