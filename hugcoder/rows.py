@@ -290,9 +290,9 @@ def _mixture_name(store: TokenStore, name: str) -> str:
     """The `language/NAME` or `source/NAME` that a name of the mixture means."""
     meant = _mixture_names(store, name)
     if len(meant) > 1:
-        ways = " or ".join(f"--mixture {way}=..." for way in meant)
         raise Refusal(
-            f"mixture names {name}, which is a language and a source of {store.folder}; say {ways}."
+            f"mixture names {name}, which is a language and a source of {store.folder}; say "
+            f"{' or '.join(meant)}, as in --mixture {meant[0]}=2."
         )
     if not meant:
         languages = ", ".join(sorted(store.language_names))
