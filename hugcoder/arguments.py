@@ -5,6 +5,7 @@ PretrainArguments how (a subclass of transformers.TrainingArguments with the def
 pretraining). `check_arguments` refuses what contradicts across groups. No GPU is touched here.
 """
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -347,6 +348,11 @@ def check_arguments(
         raise Refusal(
             "use_liger_kernel true needs a GPU and there is none; give --use_liger_kernel false."
         )
+    if training.use_liger_kernel and not importlib.util.find_spec("liger_kernel"):
+        raise Refusal(
+            "use_liger_kernel true needs liger-kernel, which is not installed "
+            "(requirements-gpu.txt); install it, or give --use_liger_kernel false."
+        )
     if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
         raise Refusal(
             "fsdp was asked for, but this is one process and there is nothing to shard over; start "
@@ -357,11 +363,11 @@ def check_arguments(
     if data.held_out_rows == 0 and training.eval_strategy != "no":
         training.eval_strategy = type(training.eval_strategy)("no")
     if training.process_index == 0:
-        _tell_of_smaller_batches(training)
+        _tell_of_settings(training)
 
 
-def _tell_of_smaller_batches(training: PretrainArguments) -> None:
-    """Say what was taken differently than it was given."""
+def _tell_of_settings(training: PretrainArguments) -> None:
+    """Say what was not taken as it was given."""
     rows, allowed = training.per_device_train_batch_size, training.rows_allowed
     if rows != allowed:
         logger.info(

@@ -86,14 +86,17 @@ def _probe(arguments: "PretrainArguments") -> None:
     """Build the schedule as the Trainer will and ask it for its rate over the run."""
     from transformers.optimization import get_scheduler
 
-    kwargs, steps = arguments.lr_scheduler_kwargs or {}, arguments.max_steps
-    steps = steps if steps > 0 else UNKNOWN_LENGTH
+    kwargs, is_known = arguments.lr_scheduler_kwargs or {}, arguments.max_steps > 0
+    steps = arguments.max_steps if is_known else UNKNOWN_LENGTH
     kind = SchedulerType(arguments.lr_scheduler_type)
     what = f"lr_scheduler_type {kind.value} with lr_scheduler_kwargs {kwargs or 'not given'}"
     warmup = arguments.get_warmup_steps(steps)
     if kind == SchedulerType.WARMUP_STABLE_DECAY:
-        kwargs = {"num_decay_steps": 1} | kwargs  # as settle_schedule will
-        _check_lengths_in(kwargs, what, warmup, steps)
+        kwargs = {"num_decay_steps": 0} | kwargs  # as settle_schedule will
+        needed = warmup + _steps_in(kwargs, what)
+        if is_known and needed > steps:
+            raise Refusal(f"{what} is longer than the run: {needed} of {steps} steps.")
+        steps = max(steps, needed)
     elif kind in (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP):
         raise Refusal(f"{what} has no effect: it takes none; leave lr_scheduler_kwargs out.")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
@@ -116,15 +119,12 @@ def _probe(arguments: "PretrainArguments") -> None:
         raise Refusal(f"{what} gives rates that are negative or no numbers; give other values.")
 
 
-def _check_lengths_in(kwargs: dict[str, Any], what: str, warmup: int, steps: int) -> None:
+def _steps_in(kwargs: dict[str, Any], what: str) -> int:
+    """Steps that the words of warmup_stable_decay ask for."""
     names = ("num_decay_steps", "num_stable_steps")
     lengths = [kwargs[name] for name in names if name in kwargs]
     if any(not isinstance(length, int) or length < 0 for length in lengths):
         raise Refusal(
             f"{what} is not possible: {' and '.join(names)} are whole numbers, 0 or more."
         )
-    if warmup + sum(lengths) > steps:
-        raise Refusal(
-            f"{what} is longer than the run: {warmup} steps of warm-up and {sum(lengths)} more of "
-            f"{steps}."
-        )
+    return sum(lengths)

@@ -67,6 +67,7 @@ ONE_PASS = (
     "; the run is one pass over rows that are made for it, so that an epoch would end with the "
     "run: give {} (below 1 = a share of the run)"
 )
+LOG_LEVELS = ("passive", "detail", "debug", "info", "warning", "error", "critical")
 # setting -> its values, and what to add where another is given
 CHOICES = {
     "eval_strategy": (("steps", "no"), ONE_PASS.format("eval_steps")),
@@ -78,11 +79,8 @@ CHOICES = {
         "",
     ),
     "dataloader_multiprocessing_context": (("fork", "forkserver", "spawn"), ""),
-    "log_level": (("passive", "debug", "info", "warning", "error", "critical", "detail"), ""),
-    "log_level_replica": (
-        ("passive", "debug", "info", "warning", "error", "critical", "detail"),
-        "",
-    ),
+    "log_level": (LOG_LEVELS, ""),
+    "log_level_replica": (LOG_LEVELS, ""),
 }
 
 MOMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon")
@@ -104,29 +102,32 @@ OPTIMIZERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paged_lion_8bit": (MOMENTS[:2], ()),
 }
 
-KEYS = {
+SWITCH = (True, False)
+# setting that is a mapping -> its keys, each with its values or range; None = any
+KEYS: dict[str, dict[str, tuple | Range | None]] = {
     "activation_checkpointing_kwargs": {
-        "use_reentrant",
-        "preserve_rng_state",
-        "determinism_check",
-        "debug",
-        "early_stop",
-        "every_n_layers",
-        "offload",
+        "use_reentrant": SWITCH,
+        "preserve_rng_state": SWITCH,
+        "determinism_check": ("default", "none"),
+        "debug": SWITCH,
+        "early_stop": SWITCH,
+        "every_n_layers": COUNT,
+        "offload": SWITCH,
     },
     "fsdp_config": {
-        "version",
-        "auto_wrap_policy",
-        "transformer_layer_cls_to_wrap",
-        "min_num_params",
-        "reshard_after_forward",
-        "state_dict_type",
-        "activation_checkpointing",
-        "cpu_offload",
-        "cpu_ram_efficient_loading",
+        "version": None,  # hugcoder.world says why only 2
+        "auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"),
+        "transformer_layer_cls_to_wrap": None,
+        "min_num_params": COUNT_OR_NONE,
+        "reshard_after_forward": SWITCH,
+        "state_dict_type": ("SHARDED_STATE_DICT", "FULL_STATE_DICT"),
+        "activation_checkpointing": SWITCH,
+        "cpu_offload": SWITCH,
+        "cpu_ram_efficient_loading": SWITCH,
     },
-    "lr_scheduler_kwargs": set(),  # hugcoder.schedule asks the schedule itself
+    "lr_scheduler_kwargs": {},  # hugcoder.schedule asks the schedule itself
 }
+KEYS["gradient_checkpointing_kwargs"] = KEYS["activation_checkpointing_kwargs"]
 
 
 def check_settings(arguments: "PretrainArguments") -> None:
@@ -185,27 +186,40 @@ def _check_choice(
         raise Refusal(f"{name} {value} is not possible here, only {', '.join(allowed)}{more}.")
 
 
-def _check_mapping(arguments: "PretrainArguments", name: str, keys: set[str]) -> None:
-    """Turn a setting that is JSON into a mapping; refuse what is none, or has unknown keys."""
+def _check_mapping(
+    arguments: "PretrainArguments", name: str, keys: dict[str, tuple | Range | None]
+) -> None:
+    """Turn a setting that is JSON into a mapping; refuse what is none, or holds what cannot be."""
     value = getattr(arguments, name)
     if isinstance(value, str):
-        is_file = name == "fsdp_config" and Path(value).is_file()
-        try:
-            value = json.loads(Path(value).read_text(encoding="utf-8") if is_file else value)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise Refusal(
-                f"{name} {getattr(arguments, name)} is no mapping; give JSON such as "
-                "'{\"key\": 1}', or lines below the name in a recipe."
-            )
-        value = {key: _as_json(item) for key, item in value.items()}
+        value = _read_mapping(name, value)
         setattr(arguments, name, value)
-    if any(isinstance(item, float) and not math.isfinite(item) for item in (value or {}).values()):
-        raise Refusal(f"{name} {value} holds what is no number; give finite numbers.")
-    unknown = sorted({key.removeprefix("fsdp_") for key in value or ()} - keys)
-    if keys and unknown:
-        raise Refusal(f"{name} names {', '.join(unknown)}; there are {', '.join(sorted(keys))}.")
+    for key, item in (value or {}).items():
+        if isinstance(item, float) and not math.isfinite(item):
+            raise Refusal(f"{name} {value} holds what is no number; give finite numbers.")
+        short = key.removeprefix("fsdp_")
+        if keys and short not in keys:
+            raise Refusal(f"{name} names {key}; there are {', '.join(sorted(keys))}.")
+        if (allowed := keys.get(short)) is None:
+            continue
+        is_number = isinstance(allowed, Range)
+        if not (allowed.holds(item) if is_number else item in allowed):
+            values = allowed if is_number else ", ".join(str(choice) for choice in allowed)
+            raise Refusal(f"{name} says {key} {item}; give {values}.")
+
+
+def _read_mapping(name: str, given: str) -> dict[str, Any]:
+    is_file = name == "fsdp_config" and Path(given).is_file()
+    try:
+        value = json.loads(Path(given).read_text(encoding="utf-8") if is_file else given)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Refusal(
+            f"{name} {given} is no mapping; give JSON such as '{{\"key\": 1}}', or lines below the "
+            "name in a recipe."
+        )
+    return {key: _as_json(item) for key, item in value.items()}
 
 
 def _as_json(item: Any) -> Any:
@@ -235,12 +249,22 @@ def _check_optimizer(arguments: "PretrainArguments") -> None:
         return
     names = OPTIMIZERS[optim][1]
     words = [word.partition("=") for word in arguments.optim_args.replace(" ", "").split(",")]
-    if any(name not in names or not value for name, _, value in words):
+    if any(name not in names or not _is_optimizer_value(name, value) for name, _, value in words):
         takes = f"takes {', '.join(names)}, as in {names[0]}=0.9" if names else "takes none"
         raise Refusal(
             f"optim_args {arguments.optim_args} does not fit optim {optim}, which {takes}."
         )
     _build_optimizer(arguments, f"optim_args {arguments.optim_args} with optim {optim}")
+
+
+def _is_optimizer_value(name: str, value: str) -> bool:
+    """Whether transformers and torch would take it for what it says; NaN passes both."""
+    if name in ("nesterov", "centered"):
+        return value.lower() in ("true", "false")
+    try:
+        return NOT_NEGATIVE.holds(float(value))
+    except ValueError:
+        return False
 
 
 def _build_optimizer(arguments: "PretrainArguments", what: str) -> None:
@@ -268,22 +292,13 @@ def _check_dependents(arguments: "PretrainArguments") -> None:
 
 def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
     """Settings that would be without effect, each with the reason."""
-    schedule, optim = _plain(arguments.lr_scheduler_type), _plain(arguments.optim)
-    given = arguments.lr_scheduler_kwargs or {}
-    is_decaying = schedule == "warmup_stable_decay"
     compiles = "torch_compile is not true"
-    by_schedule = f"lr_scheduler_type is {schedule}"
-    found = []
-    if not is_decaying or "num_decay_steps" in given:
-        found += [("decay_ratio", by_schedule if not given else f"{by_schedule} with {given}")]
-    if not (is_decaying or schedule == "cosine") or {"min_lr_ratio", "min_lr_rate"} & set(given):
-        found += [("min_lr_ratio", by_schedule if not given else f"{by_schedule} with {given}")]
-    if schedule == "constant" and arguments.warmup_steps:
-        found += [("warmup_steps", f"{by_schedule}, not constant_with_warmup")]
+    found = _without_effect_in_the_schedule(arguments)
     if arguments.use_muon:
         found += [("optim", "use_muon is true, which has AdamW beside it")]
         found += [("weight_decay", "with use_muon only matrices decay, by muon_weight_decay")]
     else:
+        optim = _plain(arguments.optim)
         unread = [name for name in MOMENTS if name not in OPTIMIZERS[optim][0]]
         found += [(name, f"optim {optim} does not read it") for name in unread]
     if not arguments.torch_compile:
@@ -304,6 +319,20 @@ def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
         of_trackio = ("project", "trackio_space_id", "trackio_bucket_id", "hub_private_repo")
         for name in (*of_trackio, "trackio_static_space_id"):
             found += [(name, "report_to does not name trackio")]
+    return found
+
+
+def _without_effect_in_the_schedule(arguments: "PretrainArguments") -> list[tuple[str, str]]:
+    schedule, given = _plain(arguments.lr_scheduler_type), arguments.lr_scheduler_kwargs or {}
+    is_decaying = schedule == "warmup_stable_decay"
+    reason = f"lr_scheduler_type is {schedule}" + (f" with {given}" if given else "")
+    found = []
+    if not is_decaying or "num_decay_steps" in given:
+        found += [("decay_ratio", reason)]
+    if not (is_decaying or schedule == "cosine") or {"min_lr_ratio", "min_lr_rate"} & set(given):
+        found += [("min_lr_ratio", reason)]
+    if schedule == "constant" and arguments.warmup_steps:
+        found += [("warmup_steps", f"{reason}, not constant_with_warmup")]
     return found
 
 

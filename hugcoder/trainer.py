@@ -166,7 +166,7 @@ class PretrainTrainer(Trainer):
         sums, counts = self._loss_by_kind(outputs.logits, labels, kinds)
         self.loss_sums.add(sums, counts)
         loss = sums.sum() / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+        if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # undo the mean over ranks
         return (loss, outputs) if return_outputs else loss
 
@@ -176,8 +176,7 @@ class PretrainTrainer(Trainer):
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mean, num_tokens = (result[0] if return_outputs else result).detach(), counts
         if num_items_in_batch is not None:
-            ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-            num_tokens = num_items_in_batch / ranks
+            num_tokens = num_items_in_batch / self.accelerator.num_processes
         is_first = torch.arange(NUM_LOSS_KINDS, device=mean.device) == 0
         self.loss_sums.add(mean.float() * num_tokens * is_first, counts * is_first)
         return result

@@ -50,6 +50,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "optim_target_modules": (None, "only low-rank optimizers read it, and there is none here"),
     "accelerator_config": (None, "it would cut or reorder the rows of a step"),
     "parallelism_config": (None, "accelerate's YAML says it, see configs/hsdp.yaml"),
+    "ddp_static_graph": (None, "it would take the self-test before the first step for a step"),
     "deepspeed": (
         None,
         "DeepSpeed is chosen where the run is started: accelerate launch --config_file "
@@ -135,7 +136,6 @@ WORKS = frozenset(
         "ddp_find_unused_parameters",
         "ddp_bucket_cap_mb",
         "ddp_broadcast_buffers",
-        "ddp_static_graph",
         "ddp_backend",
         "ddp_timeout",
         "fsdp",

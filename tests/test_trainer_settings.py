@@ -8,7 +8,12 @@ import typing
 import pytest
 from transformers import TrainingArguments
 
-from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+from hugcoder.arguments import (
+    DataArguments,
+    ModelArguments,
+    PretrainArguments,
+    check_arguments,
+)
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 from hugcoder.setting_checks import OPTIMIZERS, RANGES
@@ -155,6 +160,13 @@ def test_a_range_holds_the_default(name):
         ("--fsdp true --fsdp_config nowhere.json", "fsdp_config nowhere.json is no mapping"),
         ('--fsdp true --fsdp_config {"wrap":1}', "fsdp_config names wrap; there are activation"),
         ("--debug tpu_metrics_debug", "debug tpu_metrics_debug is not possible here"),
+        ('--fsdp true --fsdp_config {"auto_wrap_policy":"ALL"}', "says auto_wrap_policy ALL; give"),
+        (
+            '--activation_checkpointing_kwargs {"every_n_layers":0}',
+            "says every_n_layers 0; give a whole number, 1 or more",
+        ),
+        ("--optim sgd --optim_args momentum=nan", "which takes momentum, dampening, nesterov"),
+        ("--optim rmsprop --optim_args centered=perhaps", "which takes momentum, alpha"),
         ("--log_level loud", "log_level"),
         ("--tf32 true", "tf32 true needs a GPU"),
         ("--local_rank 3", "local_rank 3 is not what the launcher says"),
@@ -224,6 +236,18 @@ def test_a_setting_without_effect_is_refused_with_the_reason(words, reason):
     assert any(message.startswith(one) for one in name)
 
 
+def test_what_is_not_taken_as_it_was_given_is_told(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("hugcoder.arguments.launched_processes", lambda: 2)
+    monkeypatch.setattr(PretrainArguments, "world_size", 2)
+    words = ["--global_batch_size=8", "--per_device_train_batch_size=8", "--muon_weight_decay=1"]
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    check_arguments(*parse(groups, [*GIVEN, *words], description=""))
+    told = " ".join(caplog.messages)
+    assert "a device takes 4 rows at a time, not 8 (per_device_train_batch_size)" in told
+    assert "muon_weight_decay 1.0 has no effect: use_muon is not true" in told
+
+
 # ---- schedules -----------------------------------------------------------------------------------
 
 
@@ -266,6 +290,17 @@ def test_words_that_a_schedule_does_not_take_are_refused(kind, kwargs, sentence)
     words = ["--lr_scheduler_type", kind, "--max_steps", "20"]
     words += ["--lr_scheduler_kwargs", kwargs] if kwargs else []
     assert sentence in refusal(*words)
+
+
+def test_a_decay_is_not_held_against_a_length_that_is_not_yet_known():
+    words = ["--lr_scheduler_kwargs", '{"num_decay_steps":50000}']
+    training = parsed(*words)
+    with pytest.raises(Refusal, match="is longer than the run: 50001 of 12 steps"):
+        training.settle_length(100)
+
+
+def test_a_run_of_one_step_may_name_its_decay():
+    parsed("--max_steps=1", "--lr_scheduler_kwargs", '{"decay_type":"cosine"}').settle_length(1)
 
 
 def test_a_rate_in_a_schedule_is_refused_with_the_two_rates_of_muon():
