@@ -22,7 +22,7 @@ import fim
 from hugcoder.batch_size import rows_at_a_time
 from hugcoder.cpu_engines import prepare_cpu_engines
 from hugcoder.launched import launched_processes, uses
-from hugcoder.ranges import COUNT, COUNT_OR_NONE, Range, check_ranges
+from hugcoder.ranges import COUNT_OR_NONE, Range, check_ranges
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
 from hugcoder.schedule import check_schedule, settle_schedule
@@ -30,6 +30,8 @@ from hugcoder.setting_checks import check_settings
 
 logger = logging.getLogger(__name__)
 
+MOST_STEPS = 10**9
+LONGEST_ROW = 10**8
 SHORTEST_ROW = 64  # sentinels, reserve and still a line of code on either side of a middle
 
 
@@ -125,7 +127,10 @@ class DataArguments:
             )
         check_ranges(
             self,
-            {"max_seq_length": Range(SHORTEST_ROW, is_whole=True), "held_out_rows": COUNT_OR_NONE},
+            {
+                "max_seq_length": Range(SHORTEST_ROW, LONGEST_ROW, is_whole=True),
+                "held_out_rows": COUNT_OR_NONE,
+            },
         )
         self.mixture_weights = assignments(self.mixture, "--mixture")
         spans = assignments(self.fim_spans, "--fim_spans")
@@ -273,9 +278,10 @@ class PretrainArguments(TrainingArguments):
 
     def _settle_epochs(self) -> None:
         """How long the run is, said in one way."""
-        if self.max_steps != -1 and not COUNT.holds(self.max_steps):
+        if self.max_steps != -1 and not Range(1, MOST_STEPS, is_whole=True).holds(self.max_steps):
             raise Refusal(
-                f"max_steps {self.max_steps} is no number of steps; give 1 or more, or -1."
+                f"max_steps {self.max_steps} is no number of steps; give 1 to {MOST_STEPS:,}, or "
+                "-1 for num_train_epochs."
             )
         if self.max_steps != -1 and self.num_train_epochs is not None:
             raise Refusal(

@@ -22,17 +22,19 @@ class Range:
     is_whole: bool = False
 
     def holds(self, value: float) -> bool:
-        if not math.isfinite(value) or (self.is_whole and value != int(value)):
+        if isinstance(value, float) and not math.isfinite(value):
+            return False  # an integer may be too large for a float
+        if self.is_whole and value != int(value):
             return False
         is_high = value > self.low if self.above else value >= self.low
         return is_high and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.is_whole else "a number"
+        kind = "a whole number, " if self.is_whole else ""
+        first = f"above {self.low:,}" if self.above else f"{self.low:,}"
         if self.high == math.inf:
-            return f"{kind} above {self.low:g}" if self.above else f"{kind}, {self.low:g} or more"
-        first = f"above {self.low:g}" if self.above else f"{self.low:g}"
-        return f"{kind}, {first} to {'below ' if self.below else ''}{self.high:g}"
+            return f"a number {first}" if self.above else f"{kind}{first} or more"
+        return f"{kind}{first} to {'below ' if self.below else ''}{self.high:,}"
 
 
 COUNT = Range(1, is_whole=True)

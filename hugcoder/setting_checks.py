@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 # ---- values --------------------------------------------------------------------------------------
 
+UP_TO_A_MILLION = Range(1, 10**6, is_whole=True)
 RANGES = {
-    "per_device_train_batch_size": COUNT,
-    "per_device_eval_batch_size": COUNT,
-    "gradient_accumulation_steps": COUNT,
-    "global_batch_size": COUNT_OR_NONE,
-    "num_train_epochs": POSITIVE,
+    "per_device_train_batch_size": UP_TO_A_MILLION,
+    "per_device_eval_batch_size": UP_TO_A_MILLION,
+    "gradient_accumulation_steps": UP_TO_A_MILLION,
+    "global_batch_size": Range(0, 10**9, is_whole=True),
+    "num_train_epochs": Range(0, 10**6, above=True),
     "seed": SEED,
     "learning_rate": POSITIVE,
     "muon_learning_rate": POSITIVE,
@@ -51,16 +52,16 @@ RANGES = {
     "max_grad_norm": NOT_NEGATIVE,  # 0 = none is scaled down, by every engine
     "warmup_steps": NOT_NEGATIVE,
     "neftune_noise_alpha": NOT_NEGATIVE,
-    "torch_empty_cache_steps": COUNT,
+    "torch_empty_cache_steps": UP_TO_A_MILLION,
     "skip_spike_sigmas": NOT_NEGATIVE,
     "max_skipped_steps": COUNT_OR_NONE,
-    "hang_timeout_minutes": NOT_NEGATIVE,
+    "hang_timeout_minutes": Range(0, 10**7),
     "eval_delay": NOT_NEGATIVE,
     "save_total_limit": COUNT_OR_NONE,
-    "dataloader_num_workers": COUNT_OR_NONE,
-    "dataloader_prefetch_factor": COUNT,
-    "ddp_bucket_cap_mb": COUNT,
-    "ddp_timeout": COUNT,
+    "dataloader_num_workers": Range(0, 10**4, is_whole=True),
+    "dataloader_prefetch_factor": UP_TO_A_MILLION,
+    "ddp_bucket_cap_mb": UP_TO_A_MILLION,
+    "ddp_timeout": Range(1, 10**9, is_whole=True),  # seconds
 }
 
 ONE_PASS = (
