@@ -191,7 +191,11 @@ def is_finished(run: Path, identity: Identity, max_steps: int, given: str | None
         if not is_complete(model) or (is_named(given) and not _has_gone_back(run, Path(given))):
             return False
         compare_identity(model, identity)
-        return manifest_of(model)["step"] >= max_steps and not damage(model)
+        is_done = manifest_of(model)["step"] >= max_steps and not damage(model)
+        if is_done and is_named(given):
+            again = run / BRANCH
+            logger.info("the run has gone on from %s; delete %s to go back again", given, again)
+        return is_done
 
     return on_rank_0(has_finished)
 

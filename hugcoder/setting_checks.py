@@ -42,8 +42,8 @@ RANGES = {
     "global_batch_size": Range(0, 10**9, is_whole=True),
     "num_train_epochs": Range(0, 10**6, above=True),
     "seed": SEED,
-    "learning_rate": POSITIVE,
-    "muon_learning_rate": POSITIVE,
+    "learning_rate": NOT_NEGATIVE,  # 0 trains nothing, as it says
+    "muon_learning_rate": NOT_NEGATIVE,
     "muon_weight_decay": NOT_NEGATIVE,
     "weight_decay": NOT_NEGATIVE,
     "adam_beta1": Range(0, 1, below=True),
