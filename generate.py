@@ -8,6 +8,7 @@ Only the new text goes to standard output; one line on standard error says how i
 never changed. Holds where the hole is; `hugcoder.generation` makes and runs the prompt.
 """
 
+import math
 import re
 import sys
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hugcoder.ranges import SEED, check_ranges
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 
@@ -73,13 +75,19 @@ class GenerateArguments:
             )
         if self.max_new_tokens < 1:
             raise Refusal(f"max_new_tokens {self.max_new_tokens} must be at least 1.")
-        if self.temperature < 0:
-            raise Refusal(f"temperature {self.temperature} must be at least 0.")
+        if not 0 <= self.temperature < math.inf:
+            raise Refusal(f"temperature {self.temperature} must be at least 0 and finite.")
+        check_ranges(self, {"seed": SEED})
         if not 0 < self.top_p <= 1:
             raise Refusal(f"top_p {self.top_p} must be above 0 and at most 1.")
         if self.top_p < 1 and self.temperature == 0:
             raise Refusal(
                 f"top_p {self.top_p} has no effect at temperature 0, which draws nothing; give a "
+                "temperature above 0."
+            )
+        if self.seed and self.temperature == 0:
+            raise Refusal(
+                f"seed {self.seed} has no effect at temperature 0, which draws nothing; give a "
                 "temperature above 0."
             )
         if not self.start_mark or not self.end_mark or self.start_mark == self.end_mark:

@@ -90,11 +90,12 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     run = Path(training_args.output_dir)
     store_manifest = token_store.manifest_of(Path(data_args.token_store))
     identity = run_identity(data_args, training_args, store_manifest, model.config.to_dict())
-    if checkpoint.is_finished(run, identity, training_args.max_steps):
+    given = training_args.resume_from_checkpoint
+    if checkpoint.is_finished(run, identity, training_args.max_steps, given):
         logger.info("%s is finished; its model is in %s", run, run / checkpoint.FINAL_MODEL)
         status.step = training_args.max_steps
         return
-    resume_from = checkpoint.find_resumable(run, training_args.resume_from_checkpoint, identity)
+    resume_from = checkpoint.find_resumable(run, given, identity)
     record_start(groups, rows, size, identity, resume_from)
 
     # Train and save

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hugcoder.ranges import SEED, check_ranges
 from hugcoder.refusal import Refusal
 
 
@@ -63,3 +64,4 @@ class EvaluationArguments:
         ):
             if getattr(self, name) < 1:
                 raise Refusal(f"{name} {getattr(self, name)} must be at least 1.")
+        check_ranges(self, {"seed": SEED})

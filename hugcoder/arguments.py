@@ -5,7 +5,8 @@ PretrainArguments how (a subclass of transformers.TrainingArguments with the def
 pretraining). `check_arguments` refuses what contradicts across groups. No GPU is touched here.
 """
 
-import math
+import importlib.util
+import logging
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -18,11 +19,19 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import ParallelMode
 
 import fim
+from hugcoder.batch_size import rows_at_a_time
 from hugcoder.cpu_engines import prepare_cpu_engines
 from hugcoder.launched import launched_processes, uses
+from hugcoder.ranges import COUNT_OR_NONE, Range, check_ranges
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
+from hugcoder.schedule import check_schedule, settle_schedule
+from hugcoder.setting_checks import check_settings
 
+logger = logging.getLogger(__name__)
+
+MOST_STEPS = 10**9
+LONGEST_ROW = 10**8
 SHORTEST_ROW = 64  # sentinels, reserve and still a line of code on either side of a middle
 
 
@@ -65,6 +74,11 @@ class ModelArguments:
                 f"{self.model_name_or_path!r} are given; give exactly one: --config_file to train "
                 "from random weights, --model_name_or_path to continue."
             )
+        if self.model_name_or_path and self.residual_init != "scaled":
+            raise Refusal(
+                f"residual_init {self.residual_init} has no effect: the weights are those of "
+                f"model_name_or_path {self.model_name_or_path}; leave it out."
+            )
 
 
 @dataclass
@@ -93,7 +107,8 @@ class DataArguments:
         default_factory=list,
         metadata={
             "help": "How often an epoch shows the documents of a language or source, as in "
-            "`markdown=0.3 sql=2`; what is not named counts 1."
+            "`markdown=0.3 sql=2`; what is not named counts 1, a document's language and source "
+            "multiply. Where a name is both, say `language/sql=2` or `source/sql=2`."
         },
     )
     held_out_rows: int = _field(
@@ -110,8 +125,13 @@ class DataArguments:
                 f"max_seq_length {self.max_seq_length} is too small for a fill-in-the-middle unit; "
                 f"give at least {SHORTEST_ROW}."
             )
-        if self.held_out_rows < 0:
-            raise Refusal(f"held_out_rows {self.held_out_rows} is negative; give 0 for none.")
+        check_ranges(
+            self,
+            {
+                "max_seq_length": Range(SHORTEST_ROW, LONGEST_ROW, is_whole=True),
+                "held_out_rows": COUNT_OR_NONE,
+            },
+        )
         self.mixture_weights = assignments(self.mixture, "--mixture")
         spans = assignments(self.fim_spans, "--fim_spans")
         unknown = sorted(set(spans) - set(fim.SpanMix.__dataclass_fields__))
@@ -124,27 +144,6 @@ class DataArguments:
         )
 
 
-# Trainer settings that this program's guarantees rest on: setting -> the only value, and why.
-FIXED = {
-    "train_sampling_strategy": ("sequential", "the plan of the rows already shuffles"),
-    "remove_unused_columns": (False, "position_ids keep packed documents apart"),
-    "ignore_data_skip": (False, "resuming would train on the same rows again"),
-    "use_cache": (False, "a cache lets packed documents leak into each other"),
-    "auto_find_batch_size": (False, "the rows of a run depend on the batch size"),
-    "label_smoothing_factor": (0.0, "losses would no longer be bits"),
-    "logging_nan_inf_filter": (False, "a NaN must be seen"),
-    "save_only_model": (False, "a checkpoint holds all that going on needs"),
-    "load_best_model_at_end": (False, "a run's model is that of its last step"),
-    "metric_for_best_model": (None, "a score must not decide which checkpoints are deleted"),
-    "dataloader_drop_last": (False, "the run is exactly as long as its rows"),
-    "enable_jit_checkpoint": (False, "here the processes agree on the step they stop at"),
-    "restore_callback_states_from_checkpoint": (False, "a stopped run would stop again at once"),
-}
-
-
-SCHEDULES_OF_A_SCORE = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-
-
 @dataclass
 class PretrainArguments(TrainingArguments):
     _argument_group_name = "training: how"
@@ -153,8 +152,12 @@ class PretrainArguments(TrainingArguments):
     max_steps: int = _field(
         -1, "Optimizer steps of the run; -1 = num_train_epochs over the corpus."
     )
-    num_train_epochs: float = _field(1.0, "Passes over the corpus when max_steps is not given.")
-    per_device_train_batch_size: int = _field(8, "Rows a device takes at a time.")
+    num_train_epochs: float | None = _field(
+        None, "Passes over the corpus, in place of max_steps; not given = 1."
+    )
+    per_device_train_batch_size: int = _field(
+        8, "Rows a device takes at a time, at most; less where its share of a step is less."
+    )
     gradient_accumulation_steps: int = _field(
         1,
         "Batches a device adds up for a step: devices x rows x this x max_seq_length = tokens.",
@@ -188,13 +191,17 @@ class PretrainArguments(TrainingArguments):
     )
     adam_beta1: float = _field(0.9, "Decay of AdamW's first moment.")
     adam_beta2: float = _field(0.95, "Decay of AdamW's second moment.")
-    max_grad_norm: float = _field(1.0, "Gradients with a larger norm are scaled down to it.")
+    max_grad_norm: float = _field(
+        1.0, "Gradients with a larger norm are scaled down to it; 0 = never."
+    )
     seed: int = _field(42, "Of the weights, of the data order and of every FIM draw.")
     logging_steps: float = _field(10, "Steps between log lines.")
-    eval_strategy: str = _field("steps", "When held-out rows are scored: steps or `no`.")
+    eval_strategy: str = _field(
+        "steps", "When held-out rows are scored: `steps`, and once more at the end, or `no`."
+    )
     eval_steps: float | None = _field(500, "Steps between scorings; below 1 = share of all steps.")
     save_steps: float = _field(1000, "Steps between checkpoints; below 1 = share of all steps.")
-    save_total_limit: int | None = _field(3, "Checkpoints that are kept.")
+    save_total_limit: int | None = _field(3, "Checkpoints that are kept; 0 = all.")
     skip_spike_sigmas: float = _field(
         6.0,
         "Skip an update whose gradient norm lies this many standard deviations above the mean of "
@@ -235,32 +242,17 @@ class PretrainArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise Refusal("output_dir is not given; give --output_dir FOLDER for the run.")
-        for name, (value, reason) in FIXED.items():
-            if getattr(self, name) != value:
-                raise Refusal(
-                    f"{name} {getattr(self, name)} is not possible here, only {value}: {reason}."
-                )
-        if not 0 <= self.seed < 2**32:
-            raise Refusal(f"seed {self.seed} is no seed; give 0 to {2**32 - 1}.")
         for name in ("decay_ratio", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Refusal(f"{name} {getattr(self, name)} is not a share; give 0 to 1.")
-        if self.max_steps == 0 or self.max_steps < -1:
-            raise Refusal(
-                f"max_steps {self.max_steps} is no number of steps; give 1 or more, or -1."
-            )
+        if str(self.fsdp).lower() in ("true", "false"):  # the command line knows only words
+            self.fsdp = str(self.fsdp).lower() == "true"
+        self._settle_epochs()
+        check_settings(self)
         self._check_guards()
-        if self.lr_scheduler_type in SCHEDULES_OF_A_SCORE:
-            raise Refusal(
-                f"lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value} follows a score, "
-                "so that no step of the run has a known learning rate; give warmup_stable_decay, "
-                "cosine or another that follows the step."
-            )
-        if str(self.fsdp).lower() == "true":  # the command line knows only words
-            self.fsdp = True
         prepare_cpu_engines(fsdp=bool(self.fsdp))  # the process group is made in super()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        self._settle_accumulation(launched_processes())
+        self._settle_batch(launched_processes())
         super().__post_init__()
         if self.n_gpu > 1:
             raise Refusal(
@@ -284,10 +276,23 @@ class PretrainArguments(TrainingArguments):
                 "shards; choose configs/fsdp.yaml or configs/ddp.yaml, or give --use_muon false."
             )
 
+    def _settle_epochs(self) -> None:
+        """How long the run is, said in one way."""
+        if self.max_steps != -1 and not Range(1, MOST_STEPS, is_whole=True).holds(self.max_steps):
+            raise Refusal(
+                f"max_steps {self.max_steps} is no number of steps; give 1 to {MOST_STEPS:,}, or "
+                "-1 for num_train_epochs."
+            )
+        if self.max_steps != -1 and self.num_train_epochs is not None:
+            raise Refusal(
+                f"max_steps {self.max_steps} and num_train_epochs {self.num_train_epochs:g} both "
+                "say how long the run is; leave one out, or give --max_steps -1 to train for "
+                "num_train_epochs."
+            )
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 1.0
+
     def _check_guards(self) -> None:
-        for name in ("skip_spike_sigmas", "max_skipped_steps", "hang_timeout_minutes"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise Refusal(f"{name} {getattr(self, name)} is out of range; give 0 or more.")
         if self.hang_timeout_minutes * 60 >= self.ddp_timeout:
             raise Refusal(
                 f"hang_timeout_minutes {self.hang_timeout_minutes:g} is not below ddp_timeout "
@@ -299,18 +304,13 @@ class PretrainArguments(TrainingArguments):
                 "fp16 true needs a GPU and there is none; give --bf16 true, or neither for float32."
             )
 
-    def _settle_accumulation(self, num_devices: int) -> None:
-        """Derive the accumulation from the global batch size; DeepSpeed reads it at once."""
+    def _settle_batch(self, num_devices: int) -> None:
+        """Derive rows at a time and accumulation from the rows of a step; DeepSpeed reads them."""
+        self.rows_allowed = self.per_device_train_batch_size
         if not self.global_batch_size:
             return
-        at_a_time = num_devices * self.per_device_train_batch_size
-        if self.global_batch_size < 0 or self.global_batch_size % at_a_time:
-            raise Refusal(
-                f"global_batch_size {self.global_batch_size} is no multiple of {num_devices} "
-                f"devices x {self.per_device_train_batch_size} rows "
-                "(per_device_train_batch_size); give a multiple, or other rows a device."
-            )
-        accumulation = self.global_batch_size // at_a_time
+        at_a_time = rows_at_a_time(self.global_batch_size, num_devices, self.rows_allowed)
+        accumulation = self.global_batch_size // (num_devices * at_a_time)
         if self.gradient_accumulation_steps not in (1, accumulation):
             raise Refusal(
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps} and "
@@ -318,6 +318,7 @@ class PretrainArguments(TrainingArguments):
                 f"{num_devices} devices (that would be {accumulation}); give only "
                 "global_batch_size."
             )
+        self.per_device_train_batch_size = at_a_time
         self.gradient_accumulation_steps = accumulation
 
     @property
@@ -331,21 +332,8 @@ class PretrainArguments(TrainingArguments):
             self.max_steps = max(
                 1, int(self.num_train_epochs * rows_per_epoch / self.rows_per_step)
             )
-        if self.lr_scheduler_kwargs:
-            return
-        if self.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
-            decay_steps = min(
-                round(self.decay_ratio * self.max_steps),
-                self.max_steps - self.get_warmup_steps(self.max_steps),
-            )
-            self.lr_scheduler_kwargs = {
-                "num_decay_steps": decay_steps,
-                "decay_type": "linear",
-                "min_lr_ratio": self.min_lr_ratio,
-            }
-        elif self.lr_scheduler_type == SchedulerType.COSINE and self.min_lr_ratio:
-            self.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
-            self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
+            check_schedule(self)
+        settle_schedule(self)
 
 
 def check_arguments(
@@ -366,10 +354,36 @@ def check_arguments(
         raise Refusal(
             "use_liger_kernel true needs a GPU and there is none; give --use_liger_kernel false."
         )
+    if training.use_liger_kernel and not importlib.util.find_spec("liger_kernel"):
+        raise Refusal(
+            "use_liger_kernel true needs liger-kernel, which is not installed "
+            "(requirements-gpu.txt); install it, or give --use_liger_kernel false."
+        )
     if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
         raise Refusal(
             "fsdp was asked for, but this is one process and there is nothing to shard over; start "
             "it with torchrun or accelerate on several GPUs, or leave fsdp out."
         )
+    if data.held_out_rows == 0 and training.eval_on_start:
+        raise Refusal("eval_on_start true needs held-out rows, and held_out_rows is 0; give some.")
     if data.held_out_rows == 0 and training.eval_strategy != "no":
         training.eval_strategy = type(training.eval_strategy)("no")
+    if training.process_index == 0:
+        _tell_of_settings(training)
+
+
+def _tell_of_settings(training: PretrainArguments) -> None:
+    """Say what was not taken as it was given."""
+    rows, allowed = training.per_device_train_batch_size, training.rows_allowed
+    if rows != allowed:
+        logger.info(
+            "a device takes %s rows at a time, not %s (per_device_train_batch_size): that is its "
+            "whole share of global_batch_size %s",
+            rows,
+            allowed,
+            training.global_batch_size,
+        )
+    for name in ("muon_learning_rate", "muon_weight_decay"):
+        value = getattr(training, name)
+        if not training.use_muon and value != PretrainArguments.__dataclass_fields__[name].default:
+            logger.warning("%s %s has no effect: use_muon is not true", name, value)

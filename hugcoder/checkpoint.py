@@ -178,18 +178,24 @@ def random_state_names(world_size: int) -> list[str]:
 # ---- choosing ------------------------------------------------------------------------------------
 
 
-def is_finished(run: Path, identity: Identity, max_steps: int) -> bool:
+def is_finished(run: Path, identity: Identity, max_steps: int, given: str | None = None) -> bool:
     """Whether the run has written its final model after `max_steps` steps or more; on all ranks.
 
+    Args: given: the checkpoint that a flag names; a run that is sent back to it is not finished
+    before it has gone on from there.
     Raises: Refusal when the final model there belongs to another run.
     """
     model = run / FINAL_MODEL
 
     def has_finished() -> bool:
-        if not is_complete(model):
+        if not is_complete(model) or (is_named(given) and not _has_gone_back(run, Path(given))):
             return False
         compare_identity(model, identity)
-        return manifest_of(model)["step"] >= max_steps and not damage(model)
+        is_done = manifest_of(model)["step"] >= max_steps and not damage(model)
+        if is_done and is_named(given):
+            again = run / BRANCH
+            logger.info("the run has gone on from %s; delete %s to go back again", given, again)
+        return is_done
 
     return on_rank_0(has_finished)
 
@@ -203,59 +209,89 @@ def find_resumable(run: Path, given: str | None, identity: Identity) -> Path | N
     return on_rank_0(lambda: _choose(run, given, identity))
 
 
+def is_named(given: str | None) -> bool:
+    """Whether the flag names a checkpoint, not just the last one."""
+    return bool(given) and given.lower() not in ("true", "last")
+
+
 def _choose(run: Path, given: str | None, identity: Identity) -> Path | None:
-    is_named = bool(given) and given.lower() not in ("true", "last")
-    if is_named:
-        checkpoint: Path | None = Path(given)
-        if reason := damage(Path(given)):
-            raise Refusal(
-                f"resume_from_checkpoint {given} is not a complete checkpoint ({reason}); give "
-                "another, or none to take the run's last complete one."
-            )
-        if manifest_of(Path(given)).get("kind") == MODEL:
-            raise Refusal(
-                f"resume_from_checkpoint {given} is a model without the state of its training; "
-                f"begin anew from its weights by --model_name_or_path {given}."
-            )
-    else:
-        checkpoint = _last_whole(run)
+    if is_named(given):
+        return _choose_named(run, Path(given), identity)
+    checkpoint = _last_whole(run)
     if checkpoint is None:
         if given:
             raise Refusal(f"there is no complete checkpoint in {run} to resume from.")
         return None
     compare_identity(checkpoint, identity)
-    if is_named:
-        return _go_back(run, checkpoint)
     (run / BRANCH).unlink(missing_ok=True)
     return checkpoint
 
 
-def _go_back(run: Path, given: Path) -> Path:
-    """Leave the branch of the checkpoints after the given one; once, then go on along the new one.
+def _choose_named(run: Path, given: Path, identity: Identity) -> Path:
+    """The given checkpoint, or the last one that came of it: a run is sent back only once.
 
-    Without the first, the next start without the flag would go on with what was left; without the
-    second, every restart with the flag would begin at the given one again.
+    Otherwise every restart with the flag would begin at the given one again.
+    """
+    if (latest := _gone_on(run, given)) is not None:
+        compare_identity(latest, identity)
+        logger.warning(
+            "the run has gone on from %s before, and goes on from %s now; delete %s to go back "
+            "once more",
+            given,
+            latest,
+            run / BRANCH,
+        )
+        return latest
+    if reason := damage(given):
+        raise Refusal(
+            f"resume_from_checkpoint {given} is not a complete checkpoint ({reason}); give "
+            "another, or none to take the run's last complete one."
+        )
+    if manifest_of(given).get("kind") == MODEL:
+        raise Refusal(
+            f"resume_from_checkpoint {given} is a model without the state of its training; "
+            f"begin anew from its weights by --model_name_or_path {given}."
+        )
+    compare_identity(given, identity)
+    if not _has_gone_back(run, given):
+        _go_back(run, given)
+    return given
+
+
+def _gone_on(run: Path, given: Path) -> Path | None:
+    """The last whole checkpoint behind the given one, where the run was sent back to that before.
+
+    The given one itself may be deleted by then, as the oldest.
+    """
+    if not _has_gone_back(run, given):
+        return None
+    step = step_of(given) if is_numbered(given.name) else manifest_of(given)["step"]
+    latest = _last_whole(run)
+    return latest if latest is not None and step_of(latest) > step else None
+
+
+def _has_gone_back(run: Path, given: Path) -> bool:
+    """Whether the run was sent back to this checkpoint before, however its path was written."""
+    marker = run / BRANCH
+    if not marker.is_file():
+        return False
+    return Path(marker.read_text(encoding="utf-8")).resolve() == given.resolve()
+
+
+def _go_back(run: Path, given: Path) -> None:
+    """Leave what came after the given checkpoint: the later ones and the final model.
+
+    With them there, the next start without the flag would go on with what was left, or find the run
+    finished.
     """
     step = manifest_of(given)["step"]
     later = [folder for folder in checkpoints_in(run) if step_of(folder) > step]
-    marker = run / BRANCH
-    if later and marker.is_file() and marker.read_text(encoding="utf-8") == str(given):
-        if (latest := _last_whole(run)) in later:
-            logger.warning(
-                "the run has gone on from %s before, and goes on from %s now; delete %s to go back "
-                "once more",
-                given,
-                latest,
-                marker,
-            )
-            return latest
-    else:
-        for folder in later:
+    for folder in [*later, run / FINAL_MODEL]:
+        if folder.is_dir():
             kept = _set_aside(folder, LEFT)
             logger.warning("%s is left for %s; kept as %s", folder, given, kept.name)
     run.mkdir(parents=True, exist_ok=True)
-    marker.write_text(str(given), encoding="utf-8")
-    return given
+    (run / BRANCH).write_text(str(given), encoding="utf-8")
 
 
 def _last_whole(run: Path) -> Path | None:
@@ -297,7 +333,9 @@ def compare_identity(folder: Path, identity: Identity) -> None:
 
 
 def _set_aside(folder: Path, why: str) -> Path:
-    """Rename a checkpoint to torn-checkpoint-N or left-..., with a number where that is taken."""
+    """Rename a checkpoint to torn-checkpoint-N or left-..., a model to left-model; with a number
+    where that is taken.
+    """
     target, number = folder.with_name(why + folder.name), 1
     while target.exists():
         number += 1

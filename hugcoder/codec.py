@@ -66,7 +66,7 @@ class Codec:
         )
 
     def __reduce__(self):
-        return Codec, (str(self.folder),)  # a data loader worker reads its own copy
+        return type(self), (str(self.folder),)  # a data loader worker reads its own copy
 
     @cached_property
     def vocab_size(self) -> int:

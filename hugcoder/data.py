@@ -7,7 +7,7 @@ from hugcoder import corpus, token_store
 from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
 from hugcoder.codec import Codec
 from hugcoder.refusal import Refusal
-from hugcoder.rows import PackedRows, RowSettings
+from hugcoder.rows import PackedRows, RowSettings, clear_mixture
 from hugcoder.token_store import TokenStore
 
 EPOCHS = "epochs.json"  # in the run folder, see PackedRows.remember_epochs
@@ -48,8 +48,11 @@ def row_settings(data: DataArguments, training: PretrainArguments) -> RowSetting
 
 
 def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) -> PackedRows:
-    """The rows of the whole run; also settles how long it is when epochs were asked for."""
+    """The rows of the whole run; also settles how long it is when epochs were asked for, and by
+    which names the mixture goes.
+    """
     store = TokenStore(data.token_store, corpus.TRAIN)
+    data.mixture_weights = clear_mixture(store, data.mixture_weights)
     rows = PackedRows(store, codec, row_settings(data, training))
     training.settle_length(rows.rows_in_epoch(0))
     rows.remember_epochs(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
@@ -60,8 +63,10 @@ def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) ->
 def load_held_out(
     data: DataArguments, training: PretrainArguments, codec: Codec
 ) -> dict[str, PackedRows]:
-    """Held-out rows: all left-to-right and, drawn apart, all fill-in-the-middle."""
-    if not data.held_out_rows:
+    """Held-out rows: all left-to-right and, drawn apart, all fill-in-the-middle; none where nothing
+    is to be scored.
+    """
+    if not data.held_out_rows or training.eval_strategy == "no":
         return {}
     store = TokenStore(data.token_store, corpus.HELD_OUT)
     settings = dataclasses.replace(row_settings(data, training), mixture={})

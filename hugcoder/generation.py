@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hugcoder.codec import Codec
+from hugcoder.hardware import check_device
 from hugcoder.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def load_checkpoint(
     if device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = str(accelerator or "cpu")
+    check_device(device)
     dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
     try:
         tokenizer_file = cached_file(str(folder or name), "tokenizer.json")

@@ -7,6 +7,8 @@ import resource
 
 import torch
 
+from hugcoder.refusal import Refusal
+
 # Dense bf16 peak in FLOP/s by a part of the device's name. Sources: NVIDIA data sheets, figures
 # without sparsity.
 PEAK_FLOPS = {
@@ -19,6 +21,18 @@ PEAK_FLOPS = {
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
+
+
+def check_device(name: str) -> None:
+    """Raises: Refusal when torch cannot compute on a device of this name here."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Refusal(
+            f"device {name} cannot be used here ({reason}); leave it out for the accelerator if "
+            "there is one, or give cpu."
+        ) from None
 
 
 def device_name() -> str:

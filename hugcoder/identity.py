@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hugcoder.arguments import DataArguments, PretrainArguments
+from hugcoder.launched import launched_processes
+from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
 from hugcoder.rows import ROW_FORMAT
 
@@ -50,17 +52,45 @@ class Identity:
         changed = {
             name: (found[name], value)
             for name, value in self.facts.items()
-            if name in found and found[name] != value
+            if name in found and meaning(name, found[name]) != meaning(name, value)
         }
         for name, (then, now) in changed.items():
             if name not in self.allowed:
-                or_else = "" if is_of_weights(name) else f", or go on by --allow_changes {name}"
                 raise Refusal(
                     f"{where} belongs to another run: its {name} is {then!r}, now it is {now!r}. "
-                    f"Use the run's own settings or give another --output_dir{or_else}."
+                    + _way_out(name, then)
                 )
         for name, values in changed.items():
             logger.warning("allowed change: %s", named({name: values}))
+
+
+def _way_out(name: str, then: Any) -> str:
+    """What keeps the run as it was, and what changes it."""
+    if name == "global_batch_size":
+        return (
+            f"{_way_to_keep_the_batch(then)}, give another --output_dir, or change the batch by "
+            f"--allow_changes {name}."
+        )
+    or_else = "" if is_of_weights(name) else f", or go on by --allow_changes {name}"
+    return f"Use the run's own settings or give another --output_dir{or_else}."
+
+
+def _way_to_keep_the_batch(rows: int) -> str:
+    num_devices = launched_processes()
+    if rows % num_devices:
+        return f"{num_devices} processes cannot share {rows} rows; start a number that can"
+    return f"Keep the run as it is by --global_batch_size {rows}"
+
+
+def meaning(name: str, value: Any) -> Any:
+    """What a fact says, however it was written, by this release or an older one."""
+    if name == "fim_spans":
+        weights = assignments(value, "--fim_spans") if isinstance(value, list) else value
+        total = sum(weights.values())
+        return {kind: round(weight / total, 9) for kind, weight in weights.items() if weight}
+    if name == "mixture":
+        return {kind: repeats for kind, repeats in value.items() if repeats != 1}
+    return value
 
 
 def is_of_weights(name: str) -> bool:
@@ -89,7 +119,7 @@ def run_identity(
         "seed": training.seed,
         "fim_rate": data.fim_rate,
         "spm_rate": data.spm_rate,
-        "fim_spans": data.fim_spans,
+        "fim_spans": meaning("fim_spans", list(data.fim_spans)),
         "mixture": data.mixture_weights,
         "use_muon": training.use_muon,
         **shape,

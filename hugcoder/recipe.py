@@ -318,18 +318,20 @@ def _plain(node: yaml.Node, place: str) -> Any:
 
 
 def assignments(words: Sequence[str], flag: str) -> dict[str, float]:
-    """Parse words like `random=0.4` into a mapping of name to number.
+    """Parse words like `random=0.4` into a mapping of name to number; a name may hold `=` itself.
 
     Raises: Refusal naming `flag` for a word that is not name=number, a repeated name or a negative
     number.
     """
     values: dict[str, float] = {}
     for word in words:
-        name, _, number = word.partition("=")
+        name, _, number = word.rpartition("=")
         try:
             value = float(number)
         except ValueError:
-            raise Refusal(f"{flag} takes words like name=0.5, not {word!r}.") from None
+            name = ""
+        if not name:
+            raise Refusal(f"{flag} takes words like name=0.5, not {word!r}.")
         if name in values or not 0 <= value < float("inf"):
             raise Refusal(
                 f"{flag}: {word!r} must name each entry once with a number of at least 0."

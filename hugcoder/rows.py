@@ -268,20 +268,59 @@ class PackedRows(Dataset):
 def mixture_repeats(store: TokenStore, mixture: dict[str, float]) -> np.ndarray | None:
     """How often each document is seen in an epoch.
 
-    Args: mixture: language or source name -> repeats an epoch; a document's language and source
-    multiply; names left out count 1.
+    Args: mixture: language or source name -> repeats an epoch, plain or as `language/NAME` and
+    `source/NAME`; a document's language and source multiply; names left out count 1.
     Returns: [documents] or None when nothing differs from once each.
-    Raises: Refusal for a name the store does not hold.
+    Raises: Refusal for a name the store does not hold, holds as both, or is given for twice.
     """
-    known = {*store.language_names, *store.source_names}
-    unknown = sorted(set(mixture) - known)
-    if unknown:
-        raise Refusal(
-            f"mixture names {', '.join(unknown)}, but {store.folder} holds "
-            f"{', '.join(sorted(known))}."
-        )
-    if all(value == 1 for value in mixture.values()):
+    repeats = _full_mixture(store, mixture)
+    if all(value == 1 for value in repeats.values()):
         return None
-    languages = np.array([mixture.get(name, 1.0) for name in store.language_names])
-    sources = np.array([mixture.get(name, 1.0) for name in store.source_names])
-    return languages[store.languages] * sources[store.sources]
+    languages = [repeats.get(f"language/{name}", 1.0) for name in store.language_names]
+    sources = [repeats.get(f"source/{name}", 1.0) for name in store.source_names]
+    return np.array(languages)[store.languages] * np.array(sources)[store.sources]
+
+
+def clear_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, float]:
+    """The mixture with every name as short as it is clear, so that a spelling is no other run."""
+    cleared = {}
+    for meant, value in _full_mixture(store, mixture).items():
+        plain = meant.partition("/")[2]
+        cleared[plain if _mixture_names(store, plain) == [meant] else meant] = value
+    return cleared
+
+
+def _full_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, float]:
+    """The mixture with every name as `language/NAME` or `source/NAME`."""
+    full: dict[str, float] = {}
+    for name, value in mixture.items():
+        meant = _mixture_name(store, name)
+        if meant in full:
+            raise Refusal(f"mixture names {meant} twice, once as {name}; give it once.")
+        full[meant] = value
+    return full
+
+
+def _mixture_name(store: TokenStore, name: str) -> str:
+    """The `language/NAME` or `source/NAME` that a name of the mixture means."""
+    meant = _mixture_names(store, name)
+    if len(meant) > 1:
+        raise Refusal(
+            f"mixture names {name}, which is a language and a source of {store.folder}; say "
+            f"{' or '.join(meant)}, as in --mixture {meant[0]}=2."
+        )
+    if not meant:
+        languages = ", ".join(sorted(store.language_names))
+        sources = ", ".join(sorted(store.source_names))
+        raise Refusal(
+            f"mixture names {name}, but {store.folder} holds the languages {languages} and the "
+            f"sources {sources}."
+        )
+    return meant[0]
+
+
+def _mixture_names(store: TokenStore, name: str) -> list[str]:
+    """All that a name may mean; one with its prefix means that alone."""
+    full = [f"language/{known}" for known in store.language_names]
+    full += [f"source/{known}" for known in store.source_names]
+    return [name] if name in full else [n for n in full if n.partition("/")[2] == name]

@@ -84,7 +84,9 @@ class PretrainTrainer(Trainer):
         tokens_per_step = rows.tokens_in(args.rows_per_step)
         self.throughput = Throughput(tokens_per_step, size.flops_per_token, args.world_size)
         self.data_seen = DataSeen(rows, args.rows_per_step)
-        self._loss_by_kind = torch.compile(loss_by_kind) if args.torch_compile else loss_by_kind
+        self._loss_by_kind = loss_by_kind
+        if args.torch_compile:
+            self._loss_by_kind = torch.compile(loss_by_kind, backend=args.torch_compile_backend)
         self.gradient_guard = GradientGuard(args.skip_spike_sigmas, args.max_skipped_steps)
         self.loss_sums = LossSums(args.device, has_kinds=not args.use_liger_kernel)
         run = Path(args.output_dir)
@@ -164,7 +166,7 @@ class PretrainTrainer(Trainer):
         sums, counts = self._loss_by_kind(outputs.logits, labels, kinds)
         self.loss_sums.add(sums, counts)
         loss = sums.sum() / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+        if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # undo the mean over ranks
         return (loss, outputs) if return_outputs else loss
 
@@ -174,8 +176,7 @@ class PretrainTrainer(Trainer):
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mean, num_tokens = (result[0] if return_outputs else result).detach(), counts
         if num_items_in_batch is not None:
-            ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-            num_tokens = num_items_in_batch / ranks
+            num_tokens = num_items_in_batch / self.accelerator.num_processes
         is_first = torch.arange(NUM_LOSS_KINDS, device=mean.device) == 0
         self.loss_sums.add(mean.float() * num_tokens * is_first, counts * is_first)
         return result

@@ -241,6 +241,36 @@ def test_a_damaged_final_model_is_not_finished(tmp_path):
     assert not checkpoint.is_finished(tmp_path, IDENTITY, 8)
 
 
+def test_a_finished_run_that_is_sent_back_is_not_finished_until_it_has_gone_on(tmp_path):
+    """Symptom: --resume_from_checkpoint on a finished run did nothing and exited 0."""
+    early = make_checkpoint(tmp_path, 4)
+    make_checkpoint(tmp_path, 8)
+    make_checkpoint(tmp_path, 9).rename(tmp_path / checkpoint.FINAL_MODEL)
+    given = str(early)
+    assert checkpoint.is_finished(tmp_path, IDENTITY, 8, "last")
+    assert not checkpoint.is_finished(tmp_path, IDENTITY, 8, given)
+    assert checkpoint.find_resumable(tmp_path, given, IDENTITY) == early
+    assert {"left-checkpoint-8", "left-model"} < names_in(tmp_path)
+    assert not checkpoint.is_finished(tmp_path, IDENTITY, 8, given)  # killed at once
+    assert checkpoint.find_resumable(tmp_path, given, IDENTITY) == early
+    again = make_checkpoint(tmp_path, 8)  # killed after a new checkpoint
+    assert checkpoint.find_resumable(tmp_path, f"{tmp_path}/./checkpoint-4/", IDENTITY) == again
+    make_checkpoint(tmp_path, 9).rename(tmp_path / checkpoint.FINAL_MODEL)
+    assert checkpoint.is_finished(tmp_path, IDENTITY, 8, given)
+
+
+def test_a_restart_with_the_flag_goes_on_although_the_given_checkpoint_is_deleted(tmp_path):
+    """Symptom: rotation took the checkpoint that the flag names, and the restart was refused."""
+    early = make_checkpoint(tmp_path, 4)
+    assert checkpoint.find_resumable(tmp_path, str(early), IDENTITY) == early
+    later = make_checkpoint(tmp_path, 8)
+    shutil.rmtree(early)
+    assert checkpoint.find_resumable(tmp_path, str(early), IDENTITY) == later
+    shutil.rmtree(later)
+    with pytest.raises(Refusal, match="checkpoint-4 is not a complete checkpoint"):
+        checkpoint.find_resumable(tmp_path, str(early), IDENTITY)
+
+
 def test_a_torn_checkpoint_in_a_read_only_folder_ends_in_the_error_of_the_disk(disk):
     run = disk("size=1m")
     make_checkpoint(run, 4)

@@ -81,6 +81,15 @@ def test_special_tokens_have_the_first_ids_and_stand_for_no_bytes(codec):
     assert codec.fim_ids.format == fim.STARCODER
 
 
+def test_a_pickled_codec_of_a_checkpoint_stays_one(codec):
+    """Symptom: in a data worker it encoded as a plain Codec, without what it knows of a family."""
+    from hugcoder.generation import CheckpointCodec
+
+    copy = pickle.loads(pickle.dumps(CheckpointCodec(codec.folder)))
+    assert type(copy) is CheckpointCodec
+    assert copy.start_ids == []
+
+
 def test_a_pickled_codec_encodes_the_same(codec):
     copy = pickle.loads(pickle.dumps(codec))
     assert copy.fingerprint == codec.fingerprint

@@ -60,6 +60,20 @@ def test_a_recipe_parses_and_no_line_repeats_a_default(path, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("path", PRETRAIN_RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_a_recipe_takes_the_same_rows_a_step_on_any_number_of_processes(
+    path, processes, tmp_path, monkeypatch
+):
+    """Symptom: the quickstart took 8 rows a step on one process and 16 on two."""
+    rows = yaml.safe_load(path.read_text())["global_batch_size"]
+    monkeypatch.setattr("hugcoder.arguments.launched_processes", lambda: processes)
+    monkeypatch.setattr("hugcoder.arguments.PretrainArguments.world_size", processes)
+    training = parse_pretraining([str(path), *required(path, tmp_path)], monkeypatch)[-1]
+    assert training.rows_per_step == rows
+    assert training.per_device_train_batch_size <= training.rows_allowed
+
+
+@pytest.mark.parametrize("path", PRETRAIN_RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_begins_with_its_purpose_and_hardware(path):
     head = path.read_text().splitlines()[:2]
     assert head[0].startswith("# Purpose: ")

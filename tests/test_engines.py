@@ -31,6 +31,7 @@ def losses_of_one(engines) -> dict[int, float]:
         (None, 2, 4),
         ("ddp.yaml", 2, 4),
         ("ddp.yaml", 2, 1),
+        ("ddp.yaml", 2, 8),  # more than a device's share, which is what it takes then
         ("fsdp.yaml", 2, 4),
         ("fsdp.yaml", 2, 1),
     ],
@@ -85,6 +86,12 @@ def test_muon_on_two_ranks_is_muon_on_one(engines, config):
     found, expected = model_of(run)[name], model_of(alone)[name]
     assert expected.any()
     assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["ddp_broadcast_buffers", "ddp_bucket_cap_mb"])
+def test_what_ddp_is_told_does_not_change_the_losses(engines, losses_of_one, name):
+    run = engines.whole("ddp.yaml", per_device_train_batch_size=1, **{name: 1})
+    assert exact_losses(run) == pytest.approx(losses_of_one, rel=1e-6)
 
 
 def test_ddp_does_not_search_for_unused_parameters(engines):

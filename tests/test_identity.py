@@ -28,7 +28,7 @@ def identity(config: dict = CONFIG, *, allow: tuple[str, ...] = (), **changes) -
 
 
 def test_an_identity_is_what_its_json_file_holds():
-    facts = identity(fim_spans=("a", "b")).facts
+    facts = identity(fim_spans=("line=2", "random=6"), mixture_weights={"go": 2.0}).facts
     assert json.loads(json.dumps(facts)) == facts
 
 
@@ -69,6 +69,48 @@ def test_a_change_that_the_weights_do_not_fit_cannot_be_allowed():
         Refusal, match=r"allow_changes names model\.hidden_size; what may change is"
     ):
         identity(allow=("model.hidden_size",))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["random=0.4", "line=0.6"],
+        ["line=0.60", "random=.4"],
+        ["line=6", "random=4", "empty=0"],
+        {"line": 0.6, "random": 0.4},
+    ],
+)
+def test_spans_are_compared_by_what_they_mean_also_with_an_older_checkpoint(written, caplog):
+    """Symptom: another order of the same weights was another run."""
+    now = identity(fim_spans=["random=0.4", "line=0.6"])
+    now.compare(now.facts | {"fim_spans": written}, HERE)
+    assert caplog.messages == []
+
+
+def test_other_spans_are_another_run():
+    with pytest.raises(Refusal, match="its fim_spans is"):
+        identity(fim_spans=["line=0.6", "random=0.4"]).compare(
+            identity().facts | {"fim_spans": ["line=0.6", "random=0.5"]}, HERE
+        )
+
+
+def test_a_weight_of_one_in_a_mixture_is_none():
+    now = identity(mixture_weights={"go": 1.0, "sql": 2.0})
+    now.compare(now.facts | {"mixture": {"sql": 2}}, HERE)
+
+
+@pytest.mark.parametrize(
+    ("processes", "way"),
+    [
+        ("1", "Keep the run as it is by --global_batch_size 16, give another --output_dir, or"),
+        ("3", "3 processes cannot share 16 rows; start a number that can"),
+    ],
+)
+def test_another_batch_is_refused_with_the_flag_that_keeps_the_run(monkeypatch, processes, way):
+    """Symptom: only --allow_changes was offered, which trains with another batch."""
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(Refusal, match=f"{way}.* --allow_changes global_batch_size"):
+        identity(rows_per_step=8).compare(identity(rows_per_step=16).facts, HERE)
 
 
 def test_facts_that_only_another_release_knows_are_not_compared(caplog):

@@ -278,7 +278,12 @@ def test_assignments_are_names_with_numbers():
     assert assignments(["a=0.5", "b=2"], "--mixture") == {"a": 0.5, "b": 2.0}
 
 
-@pytest.mark.parametrize("word", ["a", "a=", "a=x", "=", "a=1=2"])
+def test_a_name_may_hold_what_separates_it_from_its_number():
+    words = ["hub:org/set?split=a=2", "source/x=y=0.5"]
+    assert assignments(words, "--mixture") == {"hub:org/set?split=a": 2.0, "source/x=y": 0.5}
+
+
+@pytest.mark.parametrize("word", ["a", "a=", "a=x", "=", "=2", "a=1="])
 def test_a_word_that_is_no_assignment_is_refused(word):
     with pytest.raises(Refusal, match=f"--mixture takes words like name=0.5, not '{word}'"):
         assignments([word], "--mixture")

@@ -2,6 +2,7 @@
 
 import collections
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from hugcoder.rows import (
     LEFT_TO_RIGHT,
     PADDING,
     PackedRows,
+    clear_mixture,
+    mixture_repeats,
 )
 from hugcoder.token_store import TokenStore
 
@@ -315,8 +318,66 @@ def test_the_documents_of_rows_are_those_whose_text_is_in_them(real, codec, corp
 
 
 def test_a_mixture_of_unknown_names_is_refused(mixed, codec):
-    with pytest.raises(Refusal, match=r"mixture names cobol, but .* holds go, python, test"):
+    holds = "holds the languages go, python and the sources test"
+    with pytest.raises(Refusal, match=f"mixture names cobol, but .* {holds}"):
         make_rows(mixed, codec, mixture={"cobol": 2.0, "go": 1.0})
+
+
+class Named:
+    """What a mixture is read against: documents of each language from each source."""
+
+    folder = Path("store")
+
+    def __init__(self, languages: list[str], sources: list[str]):
+        self.language_names, self.source_names = languages, sources
+        pairs = [(lang, src) for lang in range(len(languages)) for src in range(len(sources))]
+        self.languages, self.sources = np.array(pairs).T
+
+
+AMBIGUOUS = Named(["python", "go"], ["python", "web", "org/set?x=y", "language/go"])
+
+
+def test_a_name_of_a_language_and_a_source_is_refused_with_both_ways_to_say_it():
+    """Symptom: the weight 2 showed the documents that were both 4 times."""
+    with pytest.raises(Refusal, match="say language/python or source/python, as in --mixture lan"):
+        mixture_repeats(AMBIGUOUS, {"python": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        ({"language/python": 2.0}, {("python", "python"): 2, ("python", "web"): 2}),
+        ({"source/python": 2.0}, {("python", "python"): 2, ("go", "python"): 2}),
+        (
+            {"language/python": 2.0, "source/python": 3.0},
+            {("python", "python"): 6, ("python", "web"): 2, ("go", "python"): 3},
+        ),
+        ({"go": 0.5, "web": 4.0}, {("go", "web"): 2, ("go", "python"): 0.5, ("python", "web"): 4}),
+        ({"org/set?x=y": 2.0}, {("go", "org/set?x=y"): 2}),
+        ({"language/go": 2.0}, {("go", "web"): 2, ("python", "language/go"): 1}),
+        ({"source/language/go": 2.0}, {("python", "language/go"): 2, ("go", "web"): 1}),
+    ],
+)
+def test_a_document_is_shown_by_its_language_times_its_source(mixture, expected):
+    repeats = mixture_repeats(AMBIGUOUS, mixture)
+    languages = [AMBIGUOUS.language_names[code] for code in AMBIGUOUS.languages]
+    sources = [AMBIGUOUS.source_names[code] for code in AMBIGUOUS.sources]
+    found = dict(zip(zip(languages, sources, strict=True), repeats.tolist(), strict=True))
+    assert {pair: found[pair] for pair in expected} == expected
+
+
+def test_a_name_given_plain_and_with_its_prefix_is_refused():
+    for read in (mixture_repeats, clear_mixture):
+        with pytest.raises(Refusal, match="mixture names source/web twice, once as source/web"):
+            read(AMBIGUOUS, {"web": 2.0, "source/web": 3.0})
+
+
+def test_a_mixture_is_the_same_however_its_names_are_written():
+    names = {"source/web": 2.0, "language/python": 3.0, "language/go": 4.0}
+    names |= {"source/language/go": 5.0}
+    cleared = {"web": 2.0, "language/python": 3.0, "go": 4.0, "source/language/go": 5.0}
+    assert clear_mixture(AMBIGUOUS, names) == cleared
+    assert clear_mixture(AMBIGUOUS, cleared) == cleared
 
 
 def test_a_mixture_that_leaves_nothing_is_refused(mixed, codec):

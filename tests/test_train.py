@@ -136,6 +136,20 @@ def test_a_finished_run_is_not_run_again(words):
     assert (words["output_dir"] / "metrics.jsonl").read_text() == before
 
 
+def test_a_finished_run_goes_back_to_the_checkpoint_that_a_flag_names_and_only_once(words):
+    """Symptom: the flag did nothing, the program said "is finished" and exited with 0."""
+    words |= {"max_steps": 4, "save_steps": 2, "eval_strategy": "no"}
+    folder = run(words)
+    first, model = losses(folder), model_of(folder)
+    back = words | {"resume_from_checkpoint": folder / "checkpoint-2"}
+    assert losses(run(back)) == first
+    assert_same_weights(model_of(folder), model)
+    assert {"left-checkpoint-4", "left-model"} <= {path.name for path in folder.iterdir()}
+    run(back)  # as babysit.sh repeats it
+    starts = json.loads((folder / "run.json").read_text())["starts"]
+    assert [start["resumed_from"] for start in starts] == ["", "checkpoint-2"]
+
+
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(words):
     words |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "save_steps": 2}
     run(words | {"max_steps": 2})

@@ -1,0 +1,65 @@
+"""What numbers a setting may have, checked for a whole group at once; loads no torch.
+
+A comparison lets NaN through as easily as it stops it, so no group compares for itself.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hugcoder.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from low to high; `above` and `below` take the ends out."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    is_whole: bool = False
+
+    def holds(self, value: float) -> bool:
+        if isinstance(value, float) and not math.isfinite(value):
+            return False  # an integer may be too large for a float
+        if self.is_whole and value != int(value):
+            return False
+        is_high = value > self.low if self.above else value >= self.low
+        return is_high and (value < self.high if self.below else value <= self.high)
+
+    def __str__(self) -> str:
+        kind = "a whole number, " if self.is_whole else ""
+        first = f"above {self.low:,}" if self.above else f"{self.low:,}"
+        if self.high == math.inf:
+            return f"a number {first}" if self.above else f"{kind}{first} or more"
+        return f"{kind}{first} to {'below ' if self.below else ''}{self.high:,}"
+
+
+COUNT = Range(1, is_whole=True)
+COUNT_OR_NONE = Range(0, is_whole=True)
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+SHARE = Range(0, 1)
+SEED = Range(0, 2**32, below=True, is_whole=True)  # what numpy takes
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, Range]) -> None:
+    """Raises: Refusal naming the first setting outside its range; None is none and passes."""
+    for name, allowed in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not allowed.holds(value):
+            raise Refusal(f"{name} {value} is out of range; give {allowed}.")
+
+
+def check_steps_or_share(settings: Any, *names: str) -> None:
+    """Raises: Refusal for a number that is neither a number of steps nor a share of the run."""
+    for name in names:
+        value = getattr(settings, name)
+        is_count = value is None or COUNT.holds(value)
+        if not is_count and not Range(0, 1, above=True, below=True).holds(value):
+            raise Refusal(
+                f"{name} {value} is out of range; give a whole number of steps, 1 or more, or a "
+                "share of the run above 0 and below 1."
+            )

@@ -1,0 +1,343 @@
+"""Every setting of the transformers Trainer is sorted, and no value of one ends in a traceback."""
+
+import dataclasses
+import math
+import os
+import typing
+
+import pytest
+from transformers import TrainingArguments
+
+from hugcoder.arguments import (
+    DataArguments,
+    ModelArguments,
+    PretrainArguments,
+    check_arguments,
+)
+from hugcoder.recipe import parse
+from hugcoder.refusal import Refusal
+from hugcoder.setting_checks import OPTIMIZERS, RANGES
+from hugcoder.trainer_settings import FIXED, WORKS
+
+FIELDS = {field.name: field for field in dataclasses.fields(PretrainArguments)}
+GIVEN = ["--config_file", "configs/models/tiny.json", "--token_store", "x", "--output_dir", "run"]
+
+
+def parsed(*words: str) -> PretrainArguments:
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    return parse(groups, [*GIVEN, *words], description="")[-1]
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(Refusal) as caught:
+        parsed(*words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def test_every_setting_of_the_trainer_is_sorted_once():
+    """A new release's new setting fails here until somebody has looked what it does."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert names - set(FIXED) - WORKS == set(), "sort these into FIXED or WORKS"
+    assert (set(FIXED) | WORKS) - names == set(), "transformers has these no more"
+    assert set(FIXED) & WORKS == set()
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_only_value_of_a_fixed_setting_is_its_default(name):
+    field = FIELDS[name]
+    is_plain = field.default is not dataclasses.MISSING
+    default = field.default if is_plain else field.default_factory()
+    assert default == FIXED[name][0]
+
+
+OTHER_VALUES = {"train_sampling_strategy": "random", "hub_strategy": "end", "deepspeed": "ds.yaml"}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_another_value_of_a_fixed_setting_is_refused_with_the_reason(name):
+    value, reason = FIXED[name]
+    other = not value if isinstance(value, bool) else OTHER_VALUES.get(name, 7)
+    with pytest.raises(Refusal) as caught:
+        PretrainArguments(output_dir="run", **{name: other})
+    assert f"{name} {other} is not possible here" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_the_way_to_deepspeed_is_said_where_its_file_is_given():
+    assert "accelerate launch --config_file configs/deepspeed.yaml" in refusal(
+        "--deepspeed", "configs/deepspeed.yaml"
+    )
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+WORDS = ["nan", "-1", "0", "0.5", "1e308", "9" * 400, "x", ""]
+VALUES = [math.nan, math.inf, -math.inf, -1, -0.5, 0, 0.5, 1, 1.5, 10**9, 1e308, 10**400]
+
+
+def numbers_of(group: type) -> list[str]:
+    hints = typing.get_type_hints(group)
+    kinds = {name: {hint, *typing.get_args(hint)} for name, hint in hints.items()}
+    return sorted(name for name in kinds if kinds[name] & {int, float} and name[0] != "_")
+
+
+def outcome(group: type, name: str, *words: str) -> tuple[typing.Any, str]:
+    """The value that was taken, or the sentence of the refusal; anything else is an error."""
+    try:
+        return getattr(parse([group], list(words), description=""), name), name
+    except Refusal as refusal:
+        return None, str(refusal)
+
+
+def is_no_number(value) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+@pytest.mark.parametrize("name", numbers_of(PretrainArguments))
+def test_any_number_is_taken_or_refused(name):
+    """By a program; the words of a command line become these numbers, or argparse refuses them."""
+    for value in VALUES:
+        try:
+            found = getattr(PretrainArguments(output_dir="run", **{name: value}), name)
+        except Refusal as refusal:
+            found, sentence = 0, str(refusal)
+        else:
+            sentence = name
+        assert name in sentence
+        assert "\n" not in sentence
+        assert not is_no_number(found), f"{name} {value} was taken"
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("name", ["max_steps", "learning_rate", "save_total_limit", "eval_steps"])
+def test_any_word_for_a_number_parses_or_is_refused(name, word):
+    found, sentence = outcome(PretrainArguments, name, f"--{name}={word}", *GIVEN[4:])
+    assert name in sentence
+    assert not is_no_number(found)
+
+
+@pytest.mark.parametrize("name", numbers_of(DataArguments))
+def test_any_word_for_a_number_about_the_data_parses_or_is_refused(name):
+    for word in WORDS:
+        found, sentence = outcome(DataArguments, name, f"--{name}={word}", "--token_store=x")
+        assert name in sentence
+        assert not is_no_number(found), f"--{name} {word} was taken"
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_range_holds_the_default(name):
+    default = FIELDS[name].default
+    assert default is None or RANGES[name].holds(default)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--num_train_epochs 0", "num_train_epochs 0.0 is out of range; give above 0 to 1,000,000"),
+        ("--per_device_train_batch_size 0", "out of range; give a whole number, 1 to 1,000,000"),
+        ("--gradient_accumulation_steps 0", "gradient_accumulation_steps 0 is out of range"),
+        ("--adam_beta1 1.5", "adam_beta1 1.5 is out of range; give 0 to below 1"),
+        ("--save_steps 1.5", "give a whole number of steps, 1 or more, or a share"),
+        ("--warmup_steps 20 --max_steps 10", "warmup_steps 20 is more than the run's 10 steps"),
+        ("--warmup_steps 2.5", "warmup_steps 2.5 is neither a share nor a number of steps"),
+        ("--decay_ratio 0.9 --warmup_steps 0.2", "are more than the whole run"),
+        ("--max_steps 5 --num_train_epochs 3", "both say how long the run is"),
+        ("--save_strategy best", "save_strategy best is not possible here, only steps, no"),
+        ("--save_strategy epoch", "give save_steps (below 1 = a share of the run)"),
+        ("--eval_strategy epoch", "give eval_steps (below 1 = a share of the run)"),
+        ("--lr_scheduler_type cosin", "invalid choice: 'cosin' (choose from 'linear'"),
+        ("--optim lomo", "optim lomo is not possible here, only adamw_torch_fused"),
+        ("--optim adamw_8bit", "optim adamw_8bit needs bitsandbytes, which is not installed"),
+        ("--optim sgd --optim_args speed=9", "which takes momentum, dampening, nesterov"),
+        ("--optim sgd --optim_args nesterov=true", "Nesterov momentum requires a momentum"),
+        ("--optim_args momentum=0.9", "does not fit optim adamw_torch_fused, which takes none"),
+        ("--report_to weather", "report_to names weather, which is no tracker"),
+        ("--report_to neptune", "report_to names neptune, which is not installed"),
+        (
+            "--torch_compile true --torch_compile_mode fast",
+            "torch_compile_mode fast is not possibl",
+        ),
+        ("--torch_compile true --torch_compile_backend gcc", "only inductor, aot_eager, eager"),
+        (
+            "--dataloader_prefetch_factor 2 --dataloader_num_workers 0",
+            "dataloader_num_workers is 0",
+        ),
+        ("--fsdp true --fsdp_config nowhere.json", "fsdp_config nowhere.json is no mapping"),
+        ('--fsdp true --fsdp_config {"wrap":1}', "fsdp_config names wrap; there are activation"),
+        ("--debug tpu_metrics_debug", "debug tpu_metrics_debug is not possible here"),
+        ('--fsdp true --fsdp_config {"auto_wrap_policy":"ALL"}', "says auto_wrap_policy ALL; give"),
+        (
+            '--activation_checkpointing_kwargs {"every_n_layers":0}',
+            "says every_n_layers 0; give a whole number, 1 or more",
+        ),
+        ("--optim sgd --optim_args momentum=nan", "which takes momentum, dampening, nesterov"),
+        ("--optim rmsprop --optim_args centered=perhaps", "which takes momentum, alpha"),
+        ("--log_level loud", "log_level"),
+        ("--tf32 true", "tf32 true needs a GPU"),
+        ("--local_rank 3", "local_rank 3 is not what the launcher says"),
+        ("--activation_checkpointing false --gradient_checkpointing true", "contradict each other"),
+        ("--warmup_ratio 0.5", "unknown setting '--warmup_ratio'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_what_can(words, sentence):
+    if "bitsandbytes" in sentence and __import__("importlib.util").util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    assert sentence in refusal(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--optim sgd --optim_args momentum=0.9", "optim_args", "momentum=0.9"),
+        ("--max_grad_norm 0", "max_grad_norm", 0.0),
+        ("--save_total_limit 0", "save_total_limit", 0),
+        ("--save_steps 0.25", "save_steps", 0.25),
+        ("--max_steps -1 --num_train_epochs 3", "num_train_epochs", 3.0),
+        ("--max_steps 7", "num_train_epochs", 1.0),
+        ("--warmup_steps 10 --max_steps 10 --decay_ratio 0", "warmup_steps", 10.0),
+        ("--decay_ratio 0.8 --warmup_steps 0.2 --max_steps 7", "decay_ratio", 0.8),
+        ("--fsdp false", "fsdp", False),
+    ],
+)
+def test_a_value_that_can_be_is_taken(words, name, value):
+    assert getattr(parsed(*words.split()), name) == value
+
+
+def test_two_lengths_of_a_run_are_refused_with_where_each_stands(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("max_steps: 5\n")
+    with pytest.raises(Refusal) as caught:
+        parse(
+            [PretrainArguments], [str(recipe), *GIVEN[4:], "--num_train_epochs=3"], description=""
+        )
+    assert f"--max_steps 5 comes from {recipe} line 1" in str(caught.value)
+    assert "--num_train_epochs 3 comes from the command line" in str(caught.value)
+
+
+# ---- settings that another one switches off ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--decay_ratio 0.5 --lr_scheduler_type cosine", "lr_scheduler_type is cosine"),
+        ("--min_lr_ratio 0.1 --lr_scheduler_type linear", "lr_scheduler_type is linear"),
+        ("--warmup_steps 0.5 --lr_scheduler_type constant", "not constant_with_warmup"),
+        ("--use_muon true --optim sgd", "use_muon is true"),
+        ("--use_muon true --weight_decay 0.3", "only matrices decay, by muon_weight_decay"),
+        ("--optim sgd --adam_beta1 0.5", "optim sgd does not read it"),
+        ("--torch_compile_mode default", "torch_compile is not true"),
+        ('--activation_checkpointing_kwargs {"offload":true}', "activation_checkpointing is not"),
+        ('--fsdp_config {"version":2}', "fsdp is not true"),
+        ("--eval_on_start true --eval_strategy no", "eval_strategy is no"),
+        ("--project mine", "report_to does not name trackio"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_with_the_reason(words, reason):
+    name = [word[2:] for word in words.split() if word.startswith("--")]
+    message = refusal(*words.split())
+    assert "has no effect here" in message
+    assert reason in message
+    assert any(message.startswith(one) for one in name)
+
+
+def test_what_is_not_taken_as_it_was_given_is_told(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("hugcoder.arguments.launched_processes", lambda: 2)
+    monkeypatch.setattr(PretrainArguments, "world_size", 2)
+    words = ["--global_batch_size=8", "--per_device_train_batch_size=8", "--muon_weight_decay=1"]
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    check_arguments(*parse(groups, [*GIVEN, *words], description=""))
+    told = " ".join(caplog.messages)
+    assert "a device takes 4 rows at a time, not 8 (per_device_train_batch_size)" in told
+    assert "muon_weight_decay 1.0 has no effect: use_muon is not true" in told
+
+
+# ---- schedules -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        ("warmup_stable_decay", '{"num_decay_steps":5}'),
+        ("warmup_stable_decay", '{"decay_type":"cosine"}'),
+        ("cosine", '{"num_cycles":1.5}'),
+        ("polynomial", '{"power":2.0}'),
+        ("inverse_sqrt", '{"timescale":10}'),
+        ("cosine_with_min_lr", '{"min_lr":1e-5}'),
+    ],
+)
+def test_a_schedule_takes_its_own_words_and_the_ratios_fill_in_the_rest(kind, kwargs):
+    words = ("--lr_scheduler_type", kind, "--lr_scheduler_kwargs", kwargs, "--max_steps", "20")
+    training = parsed(*words)
+    training.settle_length(100)
+    if kind == "warmup_stable_decay":
+        both = {"num_decay_steps", "decay_type", "min_lr_ratio"}
+        assert set(training.lr_scheduler_kwargs) == both
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "sentence"),
+    [
+        ("warmup_stable_decay", '{"decay":5}', "unexpected keyword argument 'decay'"),
+        ("warmup_stable_decay", '{"decay_type":"steep"}', "Unknown decay type: steep"),
+        ("warmup_stable_decay", '{"num_decay_steps":50}', "is longer than the run"),
+        ("warmup_stable_decay", '{"num_decay_steps":-1}', "are whole numbers, 0 or more"),
+        ("cosine", '{"num_cycles":"many"}', "is not possible"),
+        ("cosine", '{"num_cycles":NaN}', "holds what is no number"),
+        ("cosine", "num_cycles=2", "lr_scheduler_kwargs num_cycles=2 is no mapping"),
+        ("polynomial", '{"lr_end":1.0}', "is not possible"),
+        ("cosine_with_min_lr", None, "is not possible: One of min_lr or min_lr_rate should be set"),
+        ("constant", '{"num_cycles":2}', "has no effect: it takes none"),
+    ],
+)
+def test_words_that_a_schedule_does_not_take_are_refused(kind, kwargs, sentence):
+    words = ["--lr_scheduler_type", kind, "--max_steps", "20"]
+    words += ["--lr_scheduler_kwargs", kwargs] if kwargs else []
+    assert sentence in refusal(*words)
+
+
+def test_a_decay_is_not_held_against_a_length_that_is_not_yet_known():
+    words = ["--lr_scheduler_kwargs", '{"num_decay_steps":50000}']
+    training = parsed(*words)
+    with pytest.raises(Refusal, match="is longer than the run: 50001 of 12 steps"):
+        training.settle_length(100)
+
+
+def test_a_run_of_one_step_may_name_its_decay():
+    parsed("--max_steps=1", "--lr_scheduler_kwargs", '{"decay_type":"cosine"}').settle_length(1)
+
+
+def test_a_rate_in_a_schedule_is_refused_with_the_two_rates_of_muon():
+    words = ("--lr_scheduler_type", "polynomial", "--use_muon", "true")
+    assert "use_muon has two" in refusal(*words)
+
+
+def test_a_warm_up_longer_than_the_epochs_is_refused_when_they_are_counted():
+    training = parsed("--warmup_steps", "50")
+    with pytest.raises(Refusal, match="warmup_steps 50 is more than the run's 12 steps"):
+        training.settle_length(100)
+
+
+@pytest.mark.parametrize("optim", [name for name in OPTIMIZERS if "bit" not in name])
+def test_every_optimizer_that_is_offered_can_be_built(optim):
+    import torch
+    from transformers import Trainer
+
+    make, settings = Trainer.get_optimizer_cls_and_kwargs(parsed("--optim", optim))
+    make([torch.nn.Parameter(torch.zeros(1))], **settings).step()
+
+
+@pytest.mark.parametrize("name", ["spawn", "forkserver"])
+def test_a_way_to_start_workers_is_taken(name):
+    assert parsed("--dataloader_multiprocessing_context", name)
+
+
+def test_what_an_old_launcher_adds_is_taken_where_it_is_true(monkeypatch):
+    monkeypatch.setitem(os.environ, "LOCAL_RANK", "1")
+    with pytest.raises(Refusal, match="local_rank 0 is not what the launcher says"):
+        parsed("--local_rank", "0")
