@@ -169,13 +169,14 @@ class SpanMix:
 
     random: two uniform cuts (the paper's). short: 1 to 256 characters, log-uniform, the length
     editors ask for. line: from a cursor in or at the start of a line to the end of that line or of
-    one of the next seven. empty: nothing to insert. The last three because a uniform middle is 35 %
-    of the piece on average, lengths that nobody completes.
+    one of the next seven. empty: nothing to insert. Mostly lines and short ones: a random middle is
+    35 % of the unit on average, a length that nobody completes, and its end can be anywhere, which
+    teaches little about ends (benchmarks/quickstart_cpu.md).
     """
 
-    random: float = 0.4
-    short: float = 0.2
-    line: float = 0.37
+    random: float = 0.1
+    short: float = 0.3
+    line: float = 0.57
     empty: float = 0.03
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -98,7 +98,7 @@ class DataArguments:
         0.5, "Share of those in suffix-prefix-middle order; the rest is prefix-suffix-middle."
     )
     fim_spans: list[str] = field(
-        default_factory=lambda: ["random=0.4", "short=0.2", "line=0.37", "empty=0.03"],
+        default_factory=lambda: [f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()],
         metadata={
             "help": "Weights of the kinds of middle that are drawn: random, short, line, empty."
         },
