@@ -98,7 +98,9 @@ class DataArguments:
         0.5, "Share of those in suffix-prefix-middle order; the rest is prefix-suffix-middle."
     )
     fim_spans: list[str] = field(
-        default_factory=lambda: [f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()],
+        default_factory=lambda: [
+            f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()
+        ],
         metadata={
             "help": "Weights of the kinds of middle that are drawn: random, short, line, empty."
         },
