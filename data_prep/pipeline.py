@@ -5,7 +5,6 @@ corpus is the listing order (source, repository, path), so one worker and many w
 Intermediate chunks lie in <output_dir>/.work until the manifest is written.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -23,14 +22,14 @@ from data_prep.arguments import CorpusArguments
 from data_prep.collect import Rules, collect_chunk
 from data_prep.counts import Counts
 from data_prep.dedup import group_contents, owns_content, winners
-from data_prep.report import account
+from data_prep.report import account, table_text
 from data_prep.shards import plan_shards, write_shard
 from data_prep.sources import Chunk, Source, list_chunks, parse_sources
 from data_prep.split import choose_held_out, keyed_hash, num_held_out
 from data_prep.table_of_files import FileTable, load_table
 from data_prep.workers import run_tasks
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN
-from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, check_files, fingerprint_of
+from hugcoder.files import MANIFEST, keys_demanded, read_manifest, write_json
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ def build_corpus(arguments: CorpusArguments) -> dict[str, Any]:
         "recipe": recipe,
         **account(table, is_held_out, stays, counts),
         "shards": written,
-        "fingerprint": _fingerprint(written),
+        "fingerprint": fingerprint_of(written),
         "versions": {"python": platform.python_version(), **_versions("pyarrow", "numpy")},
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -87,7 +86,10 @@ def _same_corpus(
         raise Refusal(
             f"output_dir {output_dir} holds a complete {complete.get('kind')}; give another."
         )
-    there = complete["recipe"]
+    check_files(output_dir)
+    with keys_demanded(output_dir):
+        there = complete["recipe"]
+        table_text(complete)
     if there == recipe:
         logger.info("%s is complete and of the same recipe; nothing to do", output_dir)
         return complete
@@ -215,11 +217,6 @@ def _nothing_usable(counts: Counts) -> str:
     )
     found = f"{counts.read.files:,} files ({counts.read.bytes:,} bytes) were read"
     return f"no usable file: {found}; dropped: {reasons or 'none'}. Check sources and languages."
-
-
-def _fingerprint(written: list[dict[str, Any]]) -> str:
-    """One hash of all shards."""
-    return hashlib.sha256("".join(shard["sha256"] for shard in written).encode()).hexdigest()
 
 
 def _versions(*names: str) -> dict[str, str]:

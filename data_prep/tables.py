@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.document import RawFile
 from data_prep.rows import RowReader, as_items, row_reader
+from hugcoder.files import parquet_demanded
 from hugcoder.refusal import Refusal
 
 CHUNK_BYTES = 64_000_000  # of parquet as it is uncompressed, or of JSON
@@ -44,14 +45,11 @@ def _identity(file: Path) -> dict[str, Any]:
 
 def list_parquet(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Chunks of parquet files. Raises: Refusal when there is none or a column is missing."""
-    import pyarrow
     import pyarrow.parquet
 
     for file in _files(options["path"], ("parquet",)):
-        try:
+        with parquet_demanded(file):
             metadata = pyarrow.parquet.read_metadata(file)
-        except pyarrow.ArrowInvalid as error:
-            raise Refusal(f"sources: {file} is no parquet file ({error}); remove it.") from None
         names = metadata.schema.to_arrow_schema().names
         shared = _identity(file) | {"reader": as_items(row_reader(names, options, str(file)))}
         groups: list[int] = []
@@ -70,11 +68,12 @@ def read_parquet(items: dict[str, Any]) -> Iterator[RawFile]:
 
     reader = RowReader(**items["reader"])
     columns = sorted(set(reader.columns.values()))
-    with pyarrow.parquet.ParquetFile(items["file"]) as file:
+    path = Path(items["file"])
+    with parquet_demanded(path), pyarrow.parquet.ParquetFile(path) as file:
         batches = file.iter_batches(BATCH_ROWS, items["row_groups"], columns)
         rows = (row for batch in batches for row in batch.to_pylist())
         for index, row in enumerate(rows):
-            position = f"{Path(items['file']).name}/{items['row_groups'][0]}/{index}"
+            position = f"{path.name}/{items['row_groups'][0]}/{index}"
             yield reader.raw_file(row, position)
 
 
