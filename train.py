@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         check_arguments,
     )
     from hugcoder.callbacks.stop_requests import listening, refuse_while_stopped
+    from hugcoder.ownership import owned_by_rank_0
     from hugcoder.run_status import kept_status
     from hugcoder.world import check_launch
 
@@ -50,7 +51,12 @@ def main(argv: list[str] | None = None) -> None:
     start_logging(training_args)
 
     run = Path(training_args.output_dir)
-    with listening() as signals, kept_status(run, training_args.process_index == 0) as status:
+    is_rank_0 = training_args.process_index == 0
+    with (
+        owned_by_rank_0(run),
+        listening() as signals,
+        kept_status(run, is_rank_0) as status,
+    ):
         check_arguments(model_args, data_args, training_args)
         check_launch(training_args)
         refuse_while_stopped(run)

@@ -30,6 +30,7 @@ from data_prep.table_of_files import FileTable, load_table
 from data_prep.workers import run_tasks
 from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, check_files, fingerprint_of
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest, write_json
+from hugcoder.ownership import contents, owned
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,19 @@ def build_corpus(arguments: CorpusArguments) -> dict[str, Any]:
 
     Raises: Refusal when the sources, the split or the output folder cannot be used.
     """
-    started = time.monotonic()
-    output_dir = Path(arguments.output_dir)
-    recipe = recipe_of(arguments)
-    if (complete := read_manifest(output_dir)) is not None:
+    output_dir, recipe = Path(arguments.output_dir), recipe_of(arguments)
+    if (complete := read_manifest(output_dir)) is not None:  # perhaps where nobody may write
         return _same_corpus(output_dir, complete, recipe)
+    with owned(output_dir):
+        if (complete := read_manifest(output_dir)) is not None:  # made since we looked
+            return _same_corpus(output_dir, complete, recipe)
+        return _make_corpus(arguments, output_dir, recipe)
+
+
+def _make_corpus(
+    arguments: CorpusArguments, output_dir: Path, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    started = time.monotonic()
     _check_output_dir(output_dir)
     sources = parse_sources(arguments.sources)
     counts, chunks = collect(sources, arguments, output_dir / WORK)
@@ -106,10 +115,7 @@ def _same_corpus(
 
 def _check_output_dir(output_dir: Path) -> None:
     """Raises: Refusal for a place whose content is not ours to replace."""
-    if not output_dir.exists():
-        return
-    is_ours = output_dir.is_dir() and (output_dir / WORK).is_dir()
-    if not is_ours and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+    if contents(output_dir) and not (output_dir / WORK).is_dir():
         raise Refusal(
             f"output_dir {output_dir} holds something that is no corpus; give an empty or a new "
             "folder."

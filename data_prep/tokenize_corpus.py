@@ -18,10 +18,13 @@ from hugcoder import token_store
 from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.file_table import FileTable, hash_files, missing_or_resized
 from hugcoder.files import MANIFEST, read_manifest, read_object, write_json
+from hugcoder.ownership import contents, owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
+
+ORIGIN = "origin.json"  # in a store from its beginning: what it is made of
 
 
 @dataclass
@@ -43,7 +46,6 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
 
     Raises: Refusal when `store` belongs to another corpus or tokenizer.
     """
-    began = time.perf_counter()
     codec = Codec(tokenizer)
     codec.fim_ids  # noqa: B018  refuses a tokenizer without fill-in-the-middle tokens, before any work
     origin = {
@@ -51,9 +53,21 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
         "corpus_fingerprint": corpora.fingerprint(corpus),
         "tokenizer_sha256": codec.fingerprint,
     }
-    if not _claim(store, origin):
+    if _is_complete(store, origin):  # perhaps where nobody may write
         print(f"{store} is complete; nothing to do.")
         return
+    with owned(store):
+        if _is_complete(store, origin):
+            print(f"{store} is complete; it was made just now.")
+            return
+        _make_store(corpus, tokenizer, store, codec, origin)
+
+
+def _make_store(
+    corpus: Path, tokenizer: Path, store: Path, codec: Codec, origin: dict[str, Any]
+) -> None:
+    began = time.perf_counter()
+    write_json(store / ORIGIN, origin)
     copy_tokenizer(tokenizer, store / token_store.TOKENIZER)
     table = corpora.check_files(corpus)
     splits = {split: _encode_split(corpus, table, split, store, codec) for split in corpora.SPLITS}
@@ -78,9 +92,12 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
         )
 
 
-def _claim(store: Path, origin: dict[str, Any]) -> bool:
-    """Mark the folder as ours; False when the same store is already complete in it."""
-    claim = store / "origin.json"
+def _is_complete(store: Path, origin: dict[str, Any]) -> bool:
+    """Whether this very store is there and whole.
+
+    Raises: Refusal when the folder holds another one or something else, or a damaged one.
+    """
+    claim = store / ORIGIN
     if claim.is_file() and (found := read_object(claim)) != origin:
         name = next(name for name in origin if found.get(name) != origin[name])
         before, now = str(found.get(name))[:12], str(origin[name])[:12]
@@ -88,12 +105,11 @@ def _claim(store: Path, origin: dict[str, Any]) -> bool:
             f"{store} was made with another {name.split('_')[0]} ({name} {before}, now {now}); "
             "delete it or give another --output_dir."
         )
-    if not claim.is_file() and store.is_dir() and any(store.iterdir()):
+    if not claim.is_file() and contents(store):
         raise Refusal(f"{store} holds something else; give another --output_dir.")
-    if read_manifest(store) is not None:
-        token_store.check_files(store)
+    if read_manifest(store) is None:
         return False
-    write_json(claim, origin)
+    token_store.check_files(store)
     return True
 
 

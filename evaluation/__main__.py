@@ -22,6 +22,7 @@ from evaluation.documents import Document, choose_documents
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
 from hugcoder import corpus
 from hugcoder.files import write_json
+from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 
@@ -197,6 +198,17 @@ def main(argv: list[str] | None = None) -> None:
         arguments.seed,
     )
     path = results_path(arguments)
+    with owned(path.parent):
+        evaluate(arguments, documents, path, start)
+
+
+def evaluate(
+    arguments: EvaluationArguments, documents: list[Document], path: Path, start: float
+) -> None:
+    """Measure, print the table and write the results.
+
+    Args: start: when the program began, by time.perf_counter().
+    """
     from hugcoder.generation import load_checkpoint, prompt_room
 
     model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)

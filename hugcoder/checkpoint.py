@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hugcoder import ownership
 from hugcoder.agreement import on_rank_0
 from hugcoder.file_table import changed, hash_files, missing_or_resized
 from hugcoder.files import MANIFEST, read_manifest, write_json
@@ -59,7 +60,7 @@ def names_in(folder: Path) -> list[str]:
     found = os.walk(folder)  # asks the disk nothing about the files themselves, of which a thousand
     paths = [Path(parent, name) for parent, _, names in found for name in names]  # ranks have many
     names = [path.relative_to(folder).as_posix() for path in paths if path.suffix != ".partial"]
-    return sorted(name for name in names if name != MANIFEST)
+    return sorted(name for name in names if name != MANIFEST and name not in ownership.FILES)
 
 
 def share_of(names: Iterable[str], rank: int, num_ranks: int) -> list[str]:

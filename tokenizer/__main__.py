@@ -20,6 +20,7 @@ from hugcoder import codec
 from hugcoder import corpus as corpora
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 from tokenizer.arguments import MeasureArguments, TokenizerArguments
@@ -51,9 +52,18 @@ def train_main(argv: list[str]) -> None:
     args = parse([TokenizerArguments], argv, description=TRAIN_DESCRIPTION)
     corpus, folder = Path(args.corpus), Path(args.output_dir)
     identity = identity_of(args)
-    if is_kept(folder, identity):
+    if is_kept(folder, identity):  # perhaps where nobody may write
         print(f"{folder} is complete and was made with these settings; kept.")
         return
+    with owned(folder):
+        if is_kept(folder, identity):
+            print(f"{folder} is complete: it was made just now, with these settings; kept.")
+            return
+        make(args, corpus, folder, identity)
+
+
+def make(args: TokenizerArguments, corpus: Path, folder: Path, identity: dict[str, Any]) -> None:
+    """Train, save and check; the manifest comes last."""
     started = time.perf_counter()
     plan = plan_sample(corpus, corpora.TRAIN, args.sample_bytes, args.max_document_bytes, args.seed)
     tokenizer, sample = train(plan, args.vocab_size, args.pattern)
@@ -80,7 +90,9 @@ def train_main(argv: list[str]) -> None:
 def measure_main(argv: list[str]) -> None:
     """Exit code 1 when a text does not come back byte for byte."""
     args = parse([MeasureArguments], argv, description=MEASURE_DESCRIPTION, positional="tokenizer")
-    if measure(args)["round_trip_failures"]:
+    with owned(Path(args.tokenizer)):
+        report = measure(args)
+    if report["round_trip_failures"]:
         sys.exit(1)
 
 
