@@ -47,7 +47,7 @@ def complete(
     """Write the manifest of a checkpoint or final model whose files are all there.
 
     Args:
-        facts: kind (CHECKPOINT or MODEL), step, tokens, world_size, engine and identity.
+        facts: kind (CHECKPOINT or MODEL), step, tokens, world_size, engine, identity and corpora.
         files: size and hash of each, where the ranks have shared the work; None = hash them here.
     """
     files = hash_files(folder, names_in(folder)) if files is None else files

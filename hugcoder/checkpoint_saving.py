@@ -151,6 +151,7 @@ class CheckpointSaver(TrainerCallback):
             "world_size": trainer.args.world_size,
             "engine": trainer.accelerator.distributed_type.value,
             "identity": trainer.identity,
+            "corpora": trainer.corpora,
         }
 
     # ---- completing ------------------------------------------------------------------------------
