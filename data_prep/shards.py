@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.collect import ROW_GROUP_BYTES, schema
 from data_prep.table_of_files import FileTable
 from hugcoder.file_table import hash_files
-from hugcoder.files import atomic, parquet_demanded
+from hugcoder.files import atomic, format_demanded
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _rows_of(chunk: Path, rows: np.ndarray) -> Iterator[Any]:
     time."""
     import pyarrow.parquet
 
-    with parquet_demanded(chunk), pyarrow.parquet.ParquetFile(chunk) as file:
+    with format_demanded(chunk, "parquet"), pyarrow.parquet.ParquetFile(chunk) as file:
         start = 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows

@@ -52,7 +52,7 @@ def choose_documents(
     fitting = [row for row in rows if 0 < row["size"] <= min(max_file_bytes, max_bytes)]
     if not fitting:
         raise Refusal(
-            f"{corpus}/{HELD_OUT} has {len(rows)} files and none of 1 to "
+            f"{corpus} has {len(rows)} held-out files and none of 1 to "
             f"{min(max_file_bytes, max_bytes):,} bytes; raise max_file_bytes or max_bytes, or make "
             "the corpus with more held-out repositories."
         )

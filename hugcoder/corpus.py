@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hugcoder.file_table import FileTable, changed, missing_or_resized, stranger
-from hugcoder.files import MANIFEST, keys_demanded, parquet_demanded, read_manifest
+from hugcoder.files import MANIFEST, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -63,7 +63,8 @@ def check_files(corpus: Path) -> FileTable:
     """
     manifest = manifest_of(corpus)
     table = files_of(manifest)
-    found = missing_or_resized(corpus, table) or stranger(corpus, SPLITS, table)
+    with keys_demanded(corpus):
+        found = missing_or_resized(corpus, table) or stranger(corpus, SPLITS, table)
     if found:
         raise Refusal(_is_damaged(corpus, found))
     with keys_demanded(corpus):
@@ -103,7 +104,7 @@ def read_rows(
     """
     import pyarrow.parquet
 
-    with parquet_demanded(shard), pyarrow.parquet.ParquetFile(shard) as file:
+    with format_demanded(shard, "parquet"), pyarrow.parquet.ParquetFile(shard) as file:
         if missing := sorted(set(columns) - set(file.schema_arrow.names)):
             raise Refusal(f"{shard} has no column {missing[0]}; it is no shard of a corpus.")
         for batch in file.iter_batches(batch_size=batch_size, columns=list(columns)):

@@ -89,8 +89,11 @@ def keys_demanded(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def parquet_demanded(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises over a damaged file into a sentence that names it."""
+def format_demanded(path: Path, name: str) -> Iterator[None]:
+    """Turn what pyarrow raises over a damaged file into a sentence that names it.
+
+    Args: name: of the format that the file must have.
+    """
     import pyarrow
 
     try:
@@ -98,9 +101,9 @@ def parquet_demanded(path: Path) -> Iterator[None]:
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS:
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise Refusal(
-            f"{path} cannot be read as parquet ({reason}): it was cut or changed, or is another "
+            f"{path} cannot be read as {name} ({reason}): it was cut or changed, or is another "
             "file; remove it and make it again, or copy it again."
         ) from None
 

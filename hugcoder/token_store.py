@@ -24,7 +24,7 @@ import numpy as np
 from hugcoder.codec import Codec
 from hugcoder.corpus import SPLITS
 from hugcoder.file_table import FileTable, hash_files, missing_or_resized, stranger
-from hugcoder.files import MANIFEST, atomic, keys_demanded, parquet_demanded, read_manifest
+from hugcoder.files import MANIFEST, atomic, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
 FORMAT = 1  # of the files below; raised when they change
@@ -174,7 +174,8 @@ def check_files(store: Path) -> FileTable:
     counts = {
         f"{split}/{s}.{COUNTS}" for split in SPLITS for s in manifest["splits"][split]["shards"]
     }
-    found = missing_or_resized(store, table) or stranger(store, SPLITS, table.keys() | counts)
+    with keys_demanded(store):
+        found = missing_or_resized(store, table) or stranger(store, SPLITS, table.keys() | counts)
     if found:
         raise Refusal(is_damaged(store, found))
     return table
@@ -213,7 +214,7 @@ class TokenStore:
         schema = pyarrow.schema([field for field in _index_schema() if field.name in columns])
         shards = []
         for path in paths:
-            with parquet_demanded(path):
+            with format_demanded(path, "parquet"):
                 shards.append(pyarrow.parquet.read_table(path, columns=columns).cast(schema))
         table = pyarrow.concat_tables([schema.empty_table(), *shards]).combine_chunks()
         self.uids = table["uid"].to_numpy()
@@ -281,7 +282,7 @@ class TokenStore:
         origins: list[dict[str, str]] = [{}] * len(asked)
         for shard in np.unique(self._shard[asked]).tolist():
             path = shard_file(self.prefixes[shard], "documents.parquet")
-            with parquet_demanded(path):
+            with format_demanded(path, "parquet"):
                 table = pyarrow.parquet.read_table(path, columns=["repo", "path"])
             places = np.flatnonzero(self._shard[asked] == shard)
             rows = table.take(asked[places] - self._first_document[shard]).to_pylist()

@@ -27,11 +27,15 @@ from tokenizer.__main__ import main as tokenizer_main
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
 
 
+def code(number: int) -> str:
+    return f"def method_{number}(value):\n    return value + {number}\n"
+
+
 @pytest.fixture(scope="module")
 def whole(tokenizer, tmp_path_factory) -> Path:
     """A corpus of several shards, a tokenizer with a manifest, and a store of both."""
     root = tmp_path_factory.mktemp("whole")
-    rows = [corpus_row(f"r{n % 3}", f"{n}.py", f"x = {n}\n" * (9 + n)) for n in range(24)]
+    rows = [corpus_row(f"r{n % 3}", f"{n}.py", code(n) * (9 + n)) for n in range(24)]
     held_out = [corpus_row("h", f"h{n}.py", f"y = {n}\n" * 20) for n in range(4)]
     shards = {TRAIN: [rows[:8], rows[8:16], rows[16:]], HELD_OUT: [held_out]}
     write_shards(root / "corpus", shards)
@@ -407,3 +411,64 @@ def test_verify_refuses_what_it_does_not_know(copy):
     write_json(copy / MANIFEST, {"kind": "model"})
     with pytest.raises(Refusal, match="is a model; give a corpus, a token store or a tokenizer"):
         verify(copy)
+
+
+# ---- what a corpus is made of --------------------------------------------------------------------
+
+
+def make_corpus(source: str, root: Path) -> None:
+    words = ["--sources", source, "--output_dir", str(root / "made"), "--num_workers", "1"]
+    data_prep([*words, "--held_out_repositories", "0"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "lfs_pointer", "flipped_everywhere"])
+def test_a_damaged_source_of_parquet_is_named(copy, damage):
+    path = copy / "corpus" / TRAIN / "00000.parquet"
+    content = path.read_bytes()
+    if damage == "flipped_everywhere":  # the footer stays whole, the pages do not
+        path.write_bytes(content[:4] + bytes(255 - b for b in content[4:400]) + content[400:])
+    else:
+        DAMAGES[damage](path)
+    with pytest.raises(Refusal, match=r"00000\.parquet cannot be read as parquet") as refusal:
+        make_corpus(f"type=parquet,path={path}", copy)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_cut_source_of_compressed_json_lines_is_named(tmp_path):
+    import gzip
+    import random
+
+    random.seed(0)
+    letters = ["".join(random.choices("abcdefgh \n", k=4000)) for _ in range(40)]
+    rows = [json.dumps({"content": text, "path": "a.py", "repo": "r"}) for text in letters]
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(rows).encode())[:-20_000])
+    with pytest.raises(Refusal, match=r"rows\.jsonl\.gz cannot be read as JSON lines"):
+        make_corpus(f"type=jsonl,path={path}", tmp_path)
+
+
+def test_a_complete_corpus_that_is_damaged_is_not_called_complete(copy):
+    source = f"type=parquet,path={copy / 'corpus' / TRAIN}"
+    make_corpus(source, copy)
+    cut(copy / "made" / TRAIN / "00000.parquet")
+    with pytest.raises(Refusal, match=r"train/00000\.parquet has [\d,]+ bytes, not"):
+        make_corpus(source, copy)
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost"])
+def test_a_torn_chunk_of_an_interrupted_corpus_is_named_or_made_again(copy, damage, monkeypatch):
+    from data_prep import pipeline
+
+    source = f"type=parquet,path={copy / 'corpus' / TRAIN}"
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "choose", lambda *words: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make_corpus(source, copy)
+    (chunk, *_) = sorted((copy / "made" / ".work").glob("*.parquet"))
+    DAMAGES[damage](chunk)
+    if damage == "cut":
+        with pytest.raises(Refusal, match=rf"{chunk.name} cannot be read as parquet.*remove it"):
+            make_corpus(source, copy)
+        chunk.unlink()
+    make_corpus(source, copy)
+    assert "is whole" in verify(copy / "made")
