@@ -47,9 +47,11 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from hugcoder.export_weights import export_checkpoint
+    from hugcoder.ownership import owned
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    export_checkpoint(Path(arguments.checkpoint), Path(arguments.output_dir), dtype)
+    with owned(Path(arguments.output_dir)):
+        export_checkpoint(Path(arguments.checkpoint), Path(arguments.output_dir), dtype)
     logging.getLogger("export").info("the model is in %s", arguments.output_dir)
 
 

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         check_arguments,
     )
     from hugcoder.callbacks.stop_requests import listening, refuse_while_stopped
+    from hugcoder.ownership import owned_by_rank_0
     from hugcoder.run_status import kept_status
     from hugcoder.world import check_launch
 
@@ -50,7 +51,12 @@ def main(argv: list[str] | None = None) -> None:
     start_logging(training_args)
 
     run = Path(training_args.output_dir)
-    with listening() as signals, kept_status(run, training_args.process_index == 0) as status:
+    is_rank_0 = training_args.process_index == 0
+    with (
+        owned_by_rank_0(run),
+        listening() as signals,
+        kept_status(run, is_rank_0) as status,
+    ):
         check_arguments(model_args, data_args, training_args)
         check_launch(training_args)
         refuse_while_stopped(run)
@@ -73,6 +79,7 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     from hugcoder.identity import run_identity
     from hugcoder.model import build_model, measure_model
     from hugcoder.trainer import PretrainTrainer
+    from hugcoder.training_data import corpora_of_run
 
     # Data: token store -> pieces -> FIM units -> rows
     codec = load_codec(model_args, data_args)
@@ -96,10 +103,11 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
         status.step = training_args.max_steps
         return
     resume_from = checkpoint.find_resumable(run, given, identity)
-    record_start(groups, rows, size, identity, resume_from)
+    corpora = corpora_of_run(model_args.model_name_or_path, resume_from, identity.facts["corpus"])
+    record_start(groups, rows, size, identity, resume_from, corpora)
 
     # Train and save
-    trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity.facts)
+    trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity.facts, corpora)
     stop_requests = StopRequests(run, signals, trainer.checkpoints.finish)
     trainer.add_callback(stop_requests)
     trainer.add_callback(status)
@@ -122,12 +130,14 @@ def record_start(
     size: "ModelSize",
     identity: "Identity",
     resume_from: Path | None,
+    corpora: list[str],
 ) -> None:
     """Say what begins or goes on, in the log and, on rank 0, in run.json."""
     from hugcoder import hardware, run_record
     from hugcoder.identity import named
+    from hugcoder.training_data import training_data
 
-    training_args = groups[-1]
+    _, data_args, training_args = groups
     tokens_per_step = rows.tokens_in(training_args.rows_per_step)
     logger.info(
         "run: %s steps x %s rows x %s tokens = %.1fM tokens on %s process(es)%s",
@@ -149,7 +159,11 @@ def record_start(
         "data": rows.summary(),
         "device": hardware.device_name(),
         "world_size": training_args.world_size,
+        "corpora": corpora,
     }
+    scored = training_data(corpora, identity.facts["corpus"])
+    if data_args.held_out_rows and not scored.is_known_held_out:
+        logger.warning("read eval/ scores with care: %s", scored.sentence)
     run = Path(training_args.output_dir)
     changed = run_record.write_run_record(run, groups, identity.facts, facts, resume_from)
     if changed:

@@ -1,9 +1,10 @@
 """`python -m data_prep`: repositories to a curated corpus; `python -m data_prep tokenize`: to
-tokens.
+tokens; `python -m data_prep verify`: whether what is there is whole.
 
     python -m data_prep configs/corpora/quickstart.yaml --output_dir data/quickstart
     python -m data_prep tokenize --corpus data/quickstart --tokenizer data/quickstart-tokenizer \
         --output_dir data/quickstart-tokens
+    python -m data_prep verify data/quickstart
 
 Imports nothing heavy: worker processes import this file again.
 """
@@ -11,6 +12,12 @@ Imports nothing heavy: worker processes import this file again.
 import sys
 
 from hugcoder.refusal import entry_point
+
+DESCRIPTION = (
+    "Curate repositories into a corpus. Then: python -m data_prep tokenize --help (a corpus to a "
+    "token store), and python -m data_prep verify FOLDER (compare a corpus, a token store or a "
+    "tokenizer with the sizes and hashes in its manifest, as after copying it)."
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,6 +27,11 @@ def main(argv: list[str] | None = None) -> None:
 
         return tokenize(words[1:])
 
+    if words[:1] == ["verify"]:
+        from data_prep.verify import main as verify
+
+        return verify(words[1:])
+
     import logging
 
     from data_prep.arguments import CorpusArguments
@@ -27,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     from data_prep.report import table_text
     from hugcoder.recipe import parse
 
-    arguments = parse([CorpusArguments], words, description="Curate repositories into a corpus.")
+    arguments = parse([CorpusArguments], words, description=DESCRIPTION)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     manifest = build_corpus(arguments)
     print(table_text(manifest))

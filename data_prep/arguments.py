@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from data_prep.languages import check_languages
 from hugcoder.refusal import Refusal
 
+HELD_OUT_FRACTION = 0.05
+
 
 @dataclass
 class CorpusArguments:
@@ -27,12 +29,15 @@ class CorpusArguments:
         metadata={"help": "Languages that are kept; none given keeps every known one."},
     )
     held_out_fraction: float = field(
-        default=0.05,
+        default=HELD_OUT_FRACTION,
         metadata={"help": "Share of the repositories that training never sees, 0 to below 1."},
     )
     held_out_repositories: int = field(
         default=1,
-        metadata={"help": "Least number of repositories that training never sees."},
+        metadata={
+            "help": "Least number of repositories that training never sees; 0 holds none out, "
+            "whatever the fraction."
+        },
     )
     max_file_bytes: int = field(
         default=1_000_000,
@@ -59,6 +64,11 @@ class CorpusArguments:
         if not 0 <= self.held_out_fraction < 1:
             raise Refusal(
                 f"held_out_fraction {self.held_out_fraction} is not a share; give 0 to below 1."
+            )
+        if not self.held_out_repositories and self.held_out_fraction not in (0, HELD_OUT_FRACTION):
+            raise Refusal(
+                f"held_out_repositories 0 holds nothing out and held_out_fraction "
+                f"{self.held_out_fraction} does; give only one of them."
             )
         for name in ("held_out_repositories", "max_bytes", "num_workers"):
             if getattr(self, name) < 0:

@@ -6,7 +6,6 @@ cut off goes on where it stopped and never uses what another run would not have 
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from data_prep.filters import FILTERS
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.corpus import COLUMNS
-from hugcoder.files import atomic, write_json
+from hugcoder.files import atomic, read_object, write_json
 
 ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
 
@@ -40,8 +39,8 @@ class Rules:
 def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
     """Filter one chunk into `target` (.parquet) and count it, unless that is done already."""
     done = target.with_suffix(".json")
-    if done.is_file():
-        return Counts.from_json(json.loads(done.read_text(encoding="utf-8")))
+    if done.is_file() and target.is_file():
+        return Counts.from_json(read_object(done))
     counts = Counts()
     with atomic(target) as temporary:
         writer = _RowWriter(temporary)

@@ -5,7 +5,6 @@ corpus is the listing order (source, repository, path), so one worker and many w
 Intermediate chunks lie in <output_dir>/.work until the manifest is written.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -23,14 +22,15 @@ from data_prep.arguments import CorpusArguments
 from data_prep.collect import Rules, collect_chunk
 from data_prep.counts import Counts
 from data_prep.dedup import group_contents, owns_content, winners
-from data_prep.report import account
+from data_prep.report import account, table_text
 from data_prep.shards import plan_shards, write_shard
 from data_prep.sources import Chunk, Source, list_chunks, parse_sources
 from data_prep.split import choose_held_out, keyed_hash, num_held_out
 from data_prep.table_of_files import FileTable, load_table
 from data_prep.workers import run_tasks
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN
-from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, check_files, fingerprint_of
+from hugcoder.files import MANIFEST, keys_demanded, read_manifest, write_json
+from hugcoder.ownership import contents, owned
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,19 @@ def build_corpus(arguments: CorpusArguments) -> dict[str, Any]:
 
     Raises: Refusal when the sources, the split or the output folder cannot be used.
     """
-    started = time.monotonic()
-    output_dir = Path(arguments.output_dir)
-    recipe = recipe_of(arguments)
-    if (complete := read_manifest(output_dir)) is not None:
+    output_dir, recipe = Path(arguments.output_dir), recipe_of(arguments)
+    if (complete := read_manifest(output_dir)) is not None:  # perhaps where nobody may write
         return _same_corpus(output_dir, complete, recipe)
+    with owned(output_dir):
+        if (complete := read_manifest(output_dir)) is not None:  # made since we looked
+            return _same_corpus(output_dir, complete, recipe)
+        return _make_corpus(arguments, output_dir, recipe)
+
+
+def _make_corpus(
+    arguments: CorpusArguments, output_dir: Path, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    started = time.monotonic()
     _check_output_dir(output_dir)
     sources = parse_sources(arguments.sources)
     counts, chunks = collect(sources, arguments, output_dir / WORK)
@@ -63,7 +71,7 @@ def build_corpus(arguments: CorpusArguments) -> dict[str, Any]:
         "recipe": recipe,
         **account(table, is_held_out, stays, counts),
         "shards": written,
-        "fingerprint": _fingerprint(written),
+        "fingerprint": fingerprint_of(written),
         "versions": {"python": platform.python_version(), **_versions("pyarrow", "numpy")},
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -87,7 +95,10 @@ def _same_corpus(
         raise Refusal(
             f"output_dir {output_dir} holds a complete {complete.get('kind')}; give another."
         )
-    there = complete["recipe"]
+    check_files(output_dir)
+    with keys_demanded(output_dir):
+        there = complete["recipe"]
+        table_text(complete)
     if there == recipe:
         logger.info("%s is complete and of the same recipe; nothing to do", output_dir)
         return complete
@@ -104,10 +115,7 @@ def _same_corpus(
 
 def _check_output_dir(output_dir: Path) -> None:
     """Raises: Refusal for a place whose content is not ours to replace."""
-    if not output_dir.exists():
-        return
-    is_ours = output_dir.is_dir() and (output_dir / WORK).is_dir()
-    if not is_ours and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+    if contents(output_dir) and not (output_dir / WORK).is_dir():
         raise Refusal(
             f"output_dir {output_dir} holds something that is no corpus; give an empty or a new "
             "folder."
@@ -215,11 +223,6 @@ def _nothing_usable(counts: Counts) -> str:
     )
     found = f"{counts.read.files:,} files ({counts.read.bytes:,} bytes) were read"
     return f"no usable file: {found}; dropped: {reasons or 'none'}. Check sources and languages."
-
-
-def _fingerprint(written: list[dict[str, Any]]) -> str:
-    """One hash of all shards."""
-    return hashlib.sha256("".join(shard["sha256"] for shard in written).encode()).hexdigest()
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ A shard is planned from sizes alone, so workers write shards side by side and an
 writes the same bytes.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 
 from data_prep.collect import ROW_GROUP_BYTES, schema
 from data_prep.table_of_files import FileTable
-from hugcoder.files import atomic
+from hugcoder.file_table import hash_files
+from hugcoder.files import atomic, format_demanded
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,8 @@ def write_shard(plan: ShardPlan, chunks: list[Path], output_dir: Path) -> dict[s
                     waiting = []
         if waiting:
             writer.write_table(pyarrow.concat_tables(waiting))
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {
-        "file": plan.name,
-        "files": plan.num_files,
-        "content_bytes": plan.num_bytes,
-        "sha256": digest,
-    }
+    counts = {"file": plan.name, "files": plan.num_files, "content_bytes": plan.num_bytes}
+    return counts | hash_files(output_dir, [plan.name])[plan.name]
 
 
 def _rows_of(chunk: Path, rows: np.ndarray) -> Iterator[Any]:
@@ -78,7 +72,7 @@ def _rows_of(chunk: Path, rows: np.ndarray) -> Iterator[Any]:
     time."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(chunk) as file:
+    with format_demanded(chunk, "parquet"), pyarrow.parquet.ParquetFile(chunk) as file:
         start = 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows

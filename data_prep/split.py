@@ -16,14 +16,19 @@ from hugcoder.refusal import Refusal
 
 
 def num_held_out(num_repositories: int, fraction: float, at_least: int) -> int:
-    """How many repositories are held out. Raises: Refusal when none would be left to train on."""
+    """How many repositories are held out: the larger of both, but none where `at_least` is 0.
+
+    Raises: Refusal when none would be left to train on.
+    """
+    if not at_least:
+        return 0
     wanted = max(at_least, math.ceil(fraction * num_repositories))
     if wanted >= num_repositories:
         raise Refusal(
             f"{wanted} of the corpus's repositories would be held out (held_out_repositories "
             f"{at_least}, held_out_fraction {fraction}), but only {num_repositories} have usable "
-            "files, so none is left to train on; add sources, or give --held_out_repositories 0 "
-            "--held_out_fraction 0 to hold nothing out."
+            "files, so none is left to train on; add sources, or give --held_out_repositories 0 to "
+            "hold nothing out."
         )
     return wanted
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hugcoder.files import format_demanded
+
 TEXT_COLUMNS = ("repo", "language", "license")
 
 
@@ -39,7 +41,8 @@ def load_table(chunks: list[Path]) -> FileTable:
     positions: dict[str, dict[str, int]] = {column: {} for column in TEXT_COLUMNS}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*TEXT_COLUMNS, "blob", "size")}
     for path in chunks:
-        table = pyarrow.parquet.read_table(path, columns=["blob_sha", "size", *TEXT_COLUMNS])
+        with format_demanded(path, "parquet"):
+            table = pyarrow.parquet.read_table(path, columns=["blob_sha", "size", *TEXT_COLUMNS])
         blobs = bytes.fromhex("".join(table["blob_sha"].to_pylist()))
         parts["blob"].append(np.frombuffer(blobs, dtype="V20"))
         parts["size"].append(table["size"].to_numpy())

@@ -13,12 +13,14 @@ from typing import Any
 
 from data_prep.document import RawFile
 from data_prep.rows import RowReader, as_items, row_reader
+from hugcoder.files import format_demanded
 from hugcoder.refusal import Refusal
 
 CHUNK_BYTES = 64_000_000  # of parquet as it is uncompressed, or of JSON
 MAX_LINE_BYTES = 64_000_000  # a longer line of JSON is dropped and never in memory as a whole
 BATCH_ROWS = 64
 JSONL = ("jsonl", "ndjson", "json", "jsonl.gz", "json.gz", "jsonl.zst", "json.zst", "jsonl.bz2")
+JSON_LINES = "JSON lines, compressed as its name says"
 COMPRESSED = (".gz", ".zst", ".bz2")
 
 
@@ -44,14 +46,11 @@ def _identity(file: Path) -> dict[str, Any]:
 
 def list_parquet(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Chunks of parquet files. Raises: Refusal when there is none or a column is missing."""
-    import pyarrow
     import pyarrow.parquet
 
     for file in _files(options["path"], ("parquet",)):
-        try:
+        with format_demanded(file, "parquet"):
             metadata = pyarrow.parquet.read_metadata(file)
-        except pyarrow.ArrowInvalid as error:
-            raise Refusal(f"sources: {file} is no parquet file ({error}); remove it.") from None
         names = metadata.schema.to_arrow_schema().names
         shared = _identity(file) | {"reader": as_items(row_reader(names, options, str(file)))}
         groups: list[int] = []
@@ -70,18 +69,19 @@ def read_parquet(items: dict[str, Any]) -> Iterator[RawFile]:
 
     reader = RowReader(**items["reader"])
     columns = sorted(set(reader.columns.values()))
-    with pyarrow.parquet.ParquetFile(items["file"]) as file:
+    path = Path(items["file"])
+    with format_demanded(path, "parquet"), pyarrow.parquet.ParquetFile(path) as file:
         batches = file.iter_batches(BATCH_ROWS, items["row_groups"], columns)
         rows = (row for batch in batches for row in batch.to_pylist())
         for index, row in enumerate(rows):
-            position = f"{Path(items['file']).name}/{items['row_groups'][0]}/{index}"
+            position = f"{path.name}/{items['row_groups'][0]}/{index}"
             yield reader.raw_file(row, position)
 
 
 def list_jsonl(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Chunks of JSON lines files. Raises: Refusal when there is none or a field is missing."""
     for file in _files(options["path"], JSONL):
-        with _open(file) as stream:
+        with format_demanded(file, JSON_LINES), _open(file) as stream:
             first = stream.readline(MAX_LINE_BYTES)
         names = _parsed(first)
         if names is None:
@@ -113,7 +113,7 @@ def read_jsonl(items: dict[str, Any]) -> Iterator[RawFile]:
     """The rows of the lines that begin between two bytes."""
     reader, file = RowReader(**items["reader"]), Path(items["file"])
     is_whole = file.suffix in COMPRESSED
-    with _open(file) as stream:
+    with format_demanded(file, JSON_LINES), _open(file) as stream:
         start = 0 if is_whole else items["start"]
         if start:  # a line belongs to the chunk in which it begins
             stream.seek(start - 1)

@@ -1,10 +1,10 @@
 """`python -m data_prep tokenize`: a curated corpus and a tokenizer -> a token store.
 
-Shards are encoded one by one; a shard whose index file is there is complete and is not done again,
-so a killed run goes on where it was. The format itself is in `hugcoder.token_store`.
+Shards are encoded one by one, each after a look whether it is what the corpus's manifest says. A
+shard whose counts are there, and whose files have the sizes that these say, is not done again, so a
+killed run goes on where it was. The format itself is in `hugcoder.token_store`.
 """
 
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -16,11 +16,15 @@ from tqdm import tqdm
 from hugcoder import corpus as corpora
 from hugcoder import token_store
 from hugcoder.codec import Codec, copy_tokenizer
-from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.file_table import FileTable, hash_files, missing_or_resized
+from hugcoder.files import MANIFEST, read_manifest, read_object, write_json
+from hugcoder.ownership import contents, owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
+
+ORIGIN = "origin.json"  # in a store from its beginning: what it is made of
 
 
 @dataclass
@@ -42,7 +46,6 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
 
     Raises: Refusal when `store` belongs to another corpus or tokenizer.
     """
-    began = time.perf_counter()
     codec = Codec(tokenizer)
     codec.fim_ids  # noqa: B018  refuses a tokenizer without fill-in-the-middle tokens, before any work
     origin = {
@@ -50,11 +53,24 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
         "corpus_fingerprint": corpora.fingerprint(corpus),
         "tokenizer_sha256": codec.fingerprint,
     }
-    if not _claim(store, origin):
+    if _is_complete(store, origin):  # perhaps where nobody may write
         print(f"{store} is complete; nothing to do.")
         return
-    copy_tokenizer(tokenizer, store / "tokenizer")
-    splits = {split: _encode_split(corpus, split, store, codec) for split in corpora.SPLITS}
+    with owned(store):
+        if _is_complete(store, origin):
+            print(f"{store} is complete; it was made just now.")
+            return
+        _make_store(corpus, tokenizer, store, codec, origin)
+
+
+def _make_store(
+    corpus: Path, tokenizer: Path, store: Path, codec: Codec, origin: dict[str, Any]
+) -> None:
+    began = time.perf_counter()
+    write_json(store / ORIGIN, origin)
+    copy_tokenizer(tokenizer, store / token_store.TOKENIZER)
+    table = corpora.check_files(corpus)
+    splits = {split: _encode_split(corpus, table, split, store, codec) for split in corpora.SPLITS}
     write_json(
         store / MANIFEST,
         {
@@ -64,6 +80,7 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
             "vocab_size": codec.vocab_size,
             "dtype": token_store.dtype_for(codec.vocab_size).name,
             "splits": splits,
+            "files": _table_of(store, splits),
             "seconds": round(time.perf_counter() - began, 1),
         },
     )
@@ -75,36 +92,76 @@ def tokenize(corpus: Path, tokenizer: Path, store: Path) -> None:
         )
 
 
-def _claim(store: Path, origin: dict[str, Any]) -> bool:
-    """Mark the folder as ours; False when the same store is already complete in it."""
-    claim = store / "origin.json"
-    if claim.is_file() and (found := json.loads(claim.read_text())) != origin:
+def _is_complete(store: Path, origin: dict[str, Any]) -> bool:
+    """Whether this very store is there and whole.
+
+    Raises: Refusal when the folder holds another one or something else, or a damaged one.
+    """
+    claim = store / ORIGIN
+    if claim.is_file() and (found := read_object(claim)) != origin:
         name = next(name for name in origin if found.get(name) != origin[name])
         before, now = str(found.get(name))[:12], str(origin[name])[:12]
         raise Refusal(
             f"{store} was made with another {name.split('_')[0]} ({name} {before}, now {now}); "
             "delete it or give another --output_dir."
         )
-    if not claim.is_file() and store.is_dir() and any(store.iterdir()):
+    if not claim.is_file() and contents(store):
         raise Refusal(f"{store} holds something else; give another --output_dir.")
-    if read_manifest(store) is not None:
+    if read_manifest(store) is None:
         return False
-    write_json(claim, origin)
+    token_store.check_files(store)
     return True
 
 
-def _encode_split(corpus: Path, split: str, store: Path, codec: Codec) -> dict:
-    totals: dict = {"documents": 0, "tokens": 0, "bytes": 0, "shards": []}
-    shards = corpora.shards(corpus, split)
-    for shard in tqdm(shards, desc=f"tokenize {split}", unit="shard", disable=None):
-        prefix = store / split / shard.stem
-        counts_path = token_store.shard_file(prefix, "counts.json")
-        if not counts_path.is_file():
-            rows = corpora.read_rows(shard)
-            write_json(counts_path, token_store.write_shard(prefix, rows, codec))
-        counts = json.loads(counts_path.read_text())
-        totals = {
-            key: totals[key] + counts[key] if key in counts else totals[key] for key in totals
-        }
+def _encode_split(
+    corpus: Path, table: FileTable, split: str, store: Path, codec: Codec
+) -> dict[str, Any]:
+    """Encode the shards of one split that are not done; returns the sums of all."""
+    totals: dict[str, Any] = {"documents": 0, "tokens": 0, "bytes": 0, "shards": []}
+    names = [name for name in table if name.startswith(f"{split}/")]
+    for name in tqdm(names, desc=f"tokenize {split}", unit="shard", disable=None):
+        prefix = store / split / Path(name).stem
+        source = table[name]["sha256"]
+        counts = _counts_of(prefix, source)
+        if counts is None:
+            corpora.check_content(corpus, table, [name])
+            counts = token_store.write_shard(prefix, corpora.read_rows(corpus / name), codec)
+            counts |= {"source_sha256": source}
+            write_json(token_store.shard_file(prefix, token_store.COUNTS), counts)
+        for key in ("documents", "tokens", "bytes"):
+            totals[key] += counts[key]
         totals["shards"].append(prefix.name)
     return totals
+
+
+def _counts_of(prefix: Path, source: str) -> dict[str, Any] | None:
+    """What a shard's counts say; None when it is not there, is torn, or is of another source."""
+    path = token_store.shard_file(prefix, token_store.COUNTS)
+    if not path.is_file():
+        return None
+    try:
+        counts = read_object(path)
+    except Refusal:  # nothing is lost: it is made again
+        counts = {}
+    if counts.get("source_sha256") != source or "files" not in counts:
+        reason = f"{path.name} is damaged, of other rows, or older than the hashes in it"
+    else:
+        reason = missing_or_resized(prefix.parent, counts["files"])
+    if not reason:
+        return counts
+    logger.warning("%s is made again: %s", prefix, reason)
+    return None
+
+
+def _table_of(store: Path, splits: dict[str, Any]) -> FileTable:
+    """The files of a store that is about to be complete; hashes of shards are those of writing."""
+    table: FileTable = {}
+    for split, totals in splits.items():
+        for shard in totals["shards"]:
+            counts = f"{split}/{shard}.{token_store.COUNTS}"
+            files = read_object(store / counts)["files"]
+            table |= {f"{split}/{name}": facts for name, facts in files.items()}
+            table |= hash_files(store, [counts])
+    folder = store / token_store.TOKENIZER
+    names = sorted(path.name for path in folder.iterdir() if path.name != token_store.MEASURED)
+    return table | hash_files(store, [f"{token_store.TOKENIZER}/{name}" for name in names])

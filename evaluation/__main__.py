@@ -22,8 +22,10 @@ from evaluation.documents import Document, choose_documents
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
 from hugcoder import corpus
 from hugcoder.files import write_json
+from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
+from hugcoder.training_data import corpora_of, training_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +65,7 @@ def spans_by_kind(
         by_kind[kind] = fitting_spans(chosen, codec, context)
         if not by_kind[kind]:
             raise Refusal(
-                f"{len(documents)} held-out files give no {kind} hole that fits a context of "
+                f"{len(documents)} files give no {kind} hole that fits a context of "
                 f"{context} tokens; raise max_documents, max_bytes or max_file_bytes."
             )
         logger.info(
@@ -140,10 +142,13 @@ def identity(
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Lines for people."""
+    """Lines for people; held out is said only of what is known to be."""
     whole, middle = results["bits_per_byte"], results["middle_bits_per_byte"]
+    origin = results["training_data"]
+    if not origin["is_known_held_out"]:
+        yield f"read these scores with care: {origin['sentence']}"
     yield (
-        f"bits per byte of {whole['files']} held-out files "
+        f"bits per byte of {whole['files']} {'held-out ' * origin['is_known_held_out']}files "
         f"({whole['bytes']:,} bytes, {whole['repositories']} repositories)"
     )
     for name in ("model", "gzip", "xz"):
@@ -207,7 +212,23 @@ def main(argv: list[str] | None = None) -> None:
         arguments.seed,
     )
     path = results_path(arguments)
-    from hugcoder.generation import load_checkpoint, prompt_room
+    with owned(path.parent):
+        evaluate(arguments, documents, path, start)
+
+
+def evaluate(
+    arguments: EvaluationArguments, documents: list[Document], path: Path, start: float
+) -> None:
+    """Measure, print the table and write the results.
+
+    Args: start: when the program began, by time.perf_counter().
+    """
+    from hugcoder.generation import find_checkpoint, load_checkpoint, prompt_room
+
+    corpora = corpora_of(find_checkpoint(arguments.model))
+    origin = training_data(corpora, corpus.fingerprint(Path(arguments.corpus)))
+    if not origin.is_known_held_out:
+        logger.warning("read these scores with care: %s", origin.sentence)
 
     model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
     prompt_room(model, arguments.max_new_tokens)  # refuses now, not after the scoring
@@ -218,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.num_spans,
         arguments.seed,
     )
-    results = identity(arguments, model, codec, by_kind)
+    results = identity(arguments, model, codec, by_kind) | {"training_data": origin.as_json()}
     results |= measure(arguments, model, codec, documents, by_kind)
     results["seconds"] = round(time.perf_counter() - start, 2)
     for line in table(results):

@@ -67,7 +67,7 @@ def choose_documents(
     documents = _read(corpus, chosen)
     num_repositories = len({document.repo for document in documents})
     logger.info(
-        f"chose {len(documents)} of {len(rows)} held-out files ({num_bytes:,} bytes, "
+        f"chose {len(documents)} of {len(rows)} files of {corpus}/{HELD_OUT} ({num_bytes:,} bytes, "
         f"{num_repositories} repositories; {len(rows) - len(fitting)} are too large or empty)"
     )
     return documents

@@ -72,8 +72,9 @@ def _size_figures(run: RunFiles) -> list[Html]:
 
 
 def _score_figures(run: RunFiles) -> list[Html]:
+    scored = run.scored_in_training if run.results is None else run.scored_in_results
     names = (
-        "Held-out bits per byte",
+        "Held-out bits per byte" if scored.is_known_held_out else "Bits per byte",
         "What the text after a hole saves",
         "Single lines filled in exactly",
     )

@@ -159,7 +159,7 @@ def _tokens(run: RunFiles) -> list[Html]:
             f"A vocabulary of {count(measured['vocab_size'])} tokens, "
             f"{percent(measured['vocabulary_used'])} of it used in "
             f"{short(measured['all']['bytes'], 'B')} of the {measured['split'].replace('_', '-')} "
-            f"files; {measured['macro']['tokens_per_unit']:.2f} tokens for each name, number or "
+            f"split; {measured['macro']['tokens_per_unit']:.2f} tokens for each name, number or "
             f"punctuation character; {count(measured['round_trip_failures'])} files did not come "
             "back byte for byte."
         ),

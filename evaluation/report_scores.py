@@ -101,16 +101,18 @@ def evaluate_command(run: RunFiles) -> str:
 
 
 def scores(run: RunFiles) -> Html:
-    """Everything that was measured on held-out repositories."""
+    """Everything that `python -m evaluation` measured."""
     title = "How good it is"
     if run.results is None:
         return section(title, missing("scores and samples", evaluate_command(run)))
     results = run.results
+    kind = "held-out " if run.scored_in_results.is_known_held_out else ""
     return section(
         title,
         _other_model_warning(run),
+        _unknown_origin_warning(run),
         note(
-            f"Measured on files of held-out repositories in {results['seconds']:.0f} s. Small "
+            f"Measured on files of {kind}repositories in {results['seconds']:.0f} s. Small "
             "figures are 95 % intervals, from resampling repositories; where they are wide, raise "
             "--max_documents and --num_spans."
         ),
@@ -134,6 +136,14 @@ def _other_model_warning(run: RunFiles) -> Html | str:
         " makes them anew.",
         class_="warning",
     )
+
+
+def _unknown_origin_warning(run: RunFiles) -> Html | str:
+    """One line when the model may have been trained on the files that it is scored on."""
+    scored = run.scored_in_results
+    if scored.is_known_held_out:
+        return ""
+    return tag("p", f"Read these scores with care: {scored.sentence}.", class_="warning")
 
 
 def _whole_files(whole: dict[str, Any]) -> list[Html]:

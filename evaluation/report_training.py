@@ -60,6 +60,8 @@ def _training_data(run: RunFiles) -> str:
     """` on 50.9 MB of python from 57 repositories`; empty when the corpus is not at hand."""
     if run.corpus is None or "splits" not in run.corpus:
         return ""
+    if not run.corpus["fingerprint"].startswith(run.record["identity"]["corpus"]):
+        return ""
     size = run.corpus["splits"][TRAIN]["bytes"]
     amounts = run.corpus["languages"][TRAIN]
     languages = sorted(amounts, key=lambda name: -amounts[name]["bytes"])
@@ -144,13 +146,18 @@ def _held_out(run: RunFiles) -> Html:
         if references
         else ""
     )
+    scored = run.scored_in_training
+    rows = f"{count(run.argument('held_out_rows'))} rows"
+    origin = " of repositories that training never sees"
+    if not scored.is_known_held_out:
+        origin = " that this run does not train on. But read the scores with care: "
+        origin += scored.sentence
     return figure(
         drawing,
-        f"{count(run.argument('held_out_rows'))} rows of repositories that training never sees; "
-        f"the last scores are {_last_values(run, named)}. Lower is better. Look for a curve that "
-        f"turns upwards while the training loss falls: the model then learns its files by heart."
-        f"{dashes}",
-        title="Held-out repositories",
+        f"{rows}{origin}; the last scores are {_last_values(run, named)}. Lower is better. Look "
+        "for a curve that turns upwards while the training loss falls: the model then learns its "
+        f"files by heart.{dashes}",
+        title="Held-out repositories" if scored.is_known_held_out else "Scores during training",
     )
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hugcoder import checkpoint, corpus
-from hugcoder.files import read_manifest
+from hugcoder import checkpoint, corpus, token_store
+from hugcoder.files import MANIFEST, keys_demanded, read_object
 from hugcoder.refusal import Refusal
+from hugcoder.training_data import TrainingData, corpora_of_record, joined, training_data
 
 RECORD, METRICS = "run.json", "metrics.jsonl"
 RESULTS = Path("evaluation") / "results.json"
+ACCOUNTS = ("splits", "languages", "licenses", "repositories", "held_out_repositories")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class RunFiles:
         """A setting of the run; groups share no names."""
         groups = self.record["arguments"].values()
         return next((group[name] for group in groups if name in group), default)
+
+    @property
+    def scored_in_training(self) -> TrainingData:
+        """What the weights have seen beside the rows that the training loop scores."""
+        corpus_name = self.record["identity"]["corpus"]
+        return training_data(corpora_of_record(self.record, corpus_name), corpus_name)
+
+    @property
+    def scored_in_results(self) -> TrainingData:
+        """What the weights have seen, as the run and the results say, beside the results' files."""
+        told = self.results.get("training_data", {})
+        own = list(self.scored_in_training.corpora)
+        fingerprint = self.results["settings"].get("corpus_fingerprint", "")
+        return training_data(joined(told.get("corpora", []), own), fingerprint)
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """(step, value) of every finite value that was logged under a name."""
@@ -95,7 +111,8 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
         hint = f"give {folder.parent}" if is_inside else "give the --output_dir of a train.py run"
         raise Refusal(f"{folder} is no run folder (there is no {RECORD} in it); {hint}.")
     store_folder = Path(record["arguments"]["DataArguments"]["token_store"])
-    store = read_manifest(store_folder)
+    is_at_hand = (store_folder / MANIFEST).is_file()
+    store = token_store.manifest_of(store_folder) if is_at_hand else None
     named_corpus = corpus_path or (store or {}).get("corpus", "")
     is_complete = checkpoint.is_complete(folder / checkpoint.FINAL_MODEL)
     return RunFiles(
@@ -112,12 +129,7 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise Refusal(f"{path} is damaged ({error}); make it again or remove it.") from None
+    return read_object(path) if path.is_file() else None
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:
@@ -134,9 +146,13 @@ def _read_corpus(path: str, *, is_required: bool) -> dict[str, Any] | None:
     """The corpus's manifest. Raises: Refusal when the user named a folder that is no corpus."""
     if not path:
         return None
-    if not is_required and read_manifest(Path(path)) is None:
+    if not is_required and not (Path(path) / MANIFEST).is_file():
         return None
-    return corpus.manifest_of(Path(path))
+    manifest = corpus.manifest_of(Path(path))
+    with keys_demanded(Path(path)):
+        for name in ACCOUNTS if "counts" in manifest else ():
+            manifest[name]
+    return manifest
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

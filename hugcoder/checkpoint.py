@@ -16,11 +16,12 @@ import re
 import shutil
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hugcoder import ownership
 from hugcoder.agreement import on_rank_0
+from hugcoder.file_table import changed, hash_files, missing_or_resized
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.refusal import Refusal
 
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 FINAL_MODEL = "model"
 CHECKPOINT, MODEL = "checkpoint", "model"  # what a manifest says that its folder is
 MODEL_SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"  # accelerate's names
-HASHING_THREADS = 8  # hashlib gives the GIL back; about 1 to 2 GB/s a core with SHA instructions
 OLD = "deleting-"  # first part of the name of a folder that is being deleted
 TORN, LEFT = "torn-", "left-"
 BRANCH = "resumed_from.txt"  # in the run folder: the checkpoint that a flag sent the run back to
@@ -47,7 +47,7 @@ def complete(
     """Write the manifest of a checkpoint or final model whose files are all there.
 
     Args:
-        facts: kind (CHECKPOINT or MODEL), step, tokens, world_size, engine and identity.
+        facts: kind (CHECKPOINT or MODEL), step, tokens, world_size, engine, identity and corpora.
         files: size and hash of each, where the ranks have shared the work; None = hash them here.
     """
     files = hash_files(folder, names_in(folder)) if files is None else files
@@ -60,7 +60,7 @@ def names_in(folder: Path) -> list[str]:
     found = os.walk(folder)  # asks the disk nothing about the files themselves, of which a thousand
     paths = [Path(parent, name) for parent, _, names in found for name in names]  # ranks have many
     names = [path.relative_to(folder).as_posix() for path in paths if path.suffix != ".partial"]
-    return sorted(name for name in names if name != MANIFEST)
+    return sorted(name for name in names if name != MANIFEST and name not in ownership.FILES)
 
 
 def share_of(names: Iterable[str], rank: int, num_ranks: int) -> list[str]:
@@ -73,19 +73,6 @@ def _writer(name: str, num_ranks: int) -> int:
     found = re.search(r"(?:__|rng_state_|rank_)(\d+)", name.rpartition("/")[2])
     rank = int(found[1]) if found else 0
     return rank if rank < num_ranks else 0
-
-
-def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each file, after it has reached the disk."""
-
-    def facts_of(name: str) -> tuple[str, dict[str, Any]]:
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return name, {"bytes": file.tell(), "sha256": digest}
-
-    with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        return dict(threads.map(facts_of, names))
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -129,10 +116,8 @@ def damage(folder: Path) -> str:
         return found
     files = manifest_of(folder)["files"]
     start, total = time.perf_counter(), sum(facts["bytes"] for facts in files.values())
-    now = hash_files(folder, files)
-    changed = [name for name in files if now[name]["sha256"] != files[name]["sha256"]]
-    if changed:
-        return f"{changed[0]} has changed since it was written (its SHA-256 differs)"
+    if found := changed(folder, files):
+        return found
     seconds = time.perf_counter() - start
     logger.info(
         "%s is whole: %d files, %.3f GB read and compared in %.1f s (%.2f GB/s)",
@@ -157,11 +142,8 @@ def _missing(folder: Path) -> str:
         return "it has no manifest, which is written last"
     if "files" not in manifest or manifest.pop("checksum", "") != _checksum(manifest):
         return "its manifest is not one of a checkpoint, or has changed since it was written"
-    for name, facts in manifest["files"].items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if (size := (folder / name).stat().st_size) != facts["bytes"]:
-            return f"{name} has {size:,} bytes, not {facts['bytes']:,}"
+    if found := missing_or_resized(folder, manifest["files"]):
+        return found
     if manifest.get("kind") == CHECKPOINT:
         missing = set(random_state_names(manifest["world_size"])) - set(manifest["files"])
         return f"{min(missing)} is missing" if missing else ""

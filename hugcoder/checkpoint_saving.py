@@ -29,6 +29,7 @@ from transformers.trainer import SCHEDULER_NAME
 from hugcoder import checkpoint, random_state
 from hugcoder.agreement import cpu_group, gather, num_ranks, on_rank_0
 from hugcoder.checkpoint import MODEL_SHARDS, OPTIMIZER_SHARDS
+from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, full_disk_shown
 from hugcoder.model import finish_model_folder
 from hugcoder.refusal import Refusal
@@ -150,6 +151,7 @@ class CheckpointSaver(TrainerCallback):
             "world_size": trainer.args.world_size,
             "engine": trainer.accelerator.distributed_type.value,
             "identity": trainer.identity,
+            "corpora": trainer.corpora,
         }
 
     # ---- completing ------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class CheckpointSaver(TrainerCallback):
         hashed, error = {}, None
         try:
             names = checkpoint.share_of(checkpoint.names_in(folder), rank, ranks)
-            hashed = checkpoint.hash_files(folder, names)
+            hashed = hash_files(folder, names)
         except OSError as found:
             error = found
         shares = gather(hashed, error, group)

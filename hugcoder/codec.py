@@ -11,11 +11,14 @@ import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 import fim
+from hugcoder.file_table import FileTable, missing_or_resized
+from hugcoder.files import MANIFEST, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
 
@@ -56,6 +59,7 @@ class Codec:
             t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special
         }
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        _check_files(self.folder, self.fingerprint)
 
     def _mark_sentinels_special(self) -> None:
         """Some families (Qwen2.5-Coder, CodeGemma) ship their FIM sentinels as ordinary tokens."""
@@ -145,6 +149,37 @@ class Codec:
         return self.special_ids.get(self.fim_ids.format.pad, self.end_of_text)
 
 
+def _check_files(folder: Path, fingerprint: str) -> None:
+    """Compare a folder of `python -m tokenizer` with its manifest; others have no such manifest.
+
+    Raises: Refusal naming the file that is missing, cut or changed.
+    """
+    manifest = read_manifest(folder) or {}
+    if manifest.get("kind") != KIND:
+        return
+    with keys_demanded(folder):
+        found = missing_or_resized(folder, files_of(manifest))
+    if not found and manifest.get("tokenizer_sha256") != fingerprint:
+        found = "tokenizer.json has changed since it was written (its SHA-256 differs)"
+    if found:
+        raise Refusal(is_damaged(folder, found))
+
+
+def files_of(manifest: dict[str, Any]) -> FileTable:
+    """The files of a tokenizer folder; of an older one only the hash of tokenizer.json."""
+    old = {"tokenizer.json": {"sha256": manifest.get("tokenizer_sha256", "")}}
+    return manifest.get("files", old)
+
+
+def is_damaged(folder: Path, what: str) -> str:
+    """The sentence of a refusal."""
+    return (
+        f"the tokenizer {folder} is not what its {MANIFEST} says: {what}; copy the folder again, "
+        "or delete it and train it again."
+    )
+
+
+KIND = "tokenizer"  # what the manifest of `python -m tokenizer` says that its folder is
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 

@@ -4,14 +4,18 @@
     data/<name>/train/00000.parquet    one row a file, columns COLUMNS
     data/<name>/held_out/00000.parquet files of repositories that training never sees
 
+The manifest has a table of the shards with their sizes and hashes: whoever opens a corpus compares
+names and sizes, and whoever reads contents compares the hash of the shard as well.
 Holds the format and its readers; imports pyarrow only where a file is read.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hugcoder.files import read_manifest
+from hugcoder.file_table import FileTable, changed, missing_or_resized, stranger
+from hugcoder.files import MANIFEST, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -23,12 +27,23 @@ def manifest_of(corpus: Path) -> dict[str, Any]:
     """The manifest of a complete corpus. Raises: Refusal when `corpus` is none."""
     manifest = read_manifest(corpus)
     if manifest is None or manifest.get("kind") != "corpus":
+        found = "no manifest of one" if manifest is None else f"but a {manifest.get('kind')}"
         raise Refusal(
-            f"{corpus} is not a complete corpus (no manifest of one); make it with `python -m "
-            f"data_prep "
+            f"{corpus} is not a complete corpus ({found}); make it with `python -m data_prep "
             f"configs/corpora/quickstart.yaml --output_dir {corpus}`."
         )
+    with keys_demanded(corpus):
+        files_of(manifest)
+        manifest["fingerprint"][:1]  # a text
     return manifest
+
+
+def files_of(manifest: dict[str, Any]) -> FileTable:
+    """The shards of a corpus, in order, by their names in its folder."""
+    return {
+        shard["file"]: {key: shard[key] for key in ("bytes", "sha256") if key in shard}
+        for shard in manifest["shards"]
+    }
 
 
 def fingerprint(corpus: Path) -> str:
@@ -36,18 +51,62 @@ def fingerprint(corpus: Path) -> str:
     return manifest_of(corpus)["fingerprint"]
 
 
+def fingerprint_of(shards: list[dict[str, Any]]) -> str:
+    """The fingerprint of a corpus, from what its manifest says of its shards."""
+    return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+
+
+def check_files(corpus: Path) -> FileTable:
+    """Compare names and sizes of the shards with the manifest, and return its table; reads none.
+
+    Raises: Refusal naming the first file that is missing, cut, or too many.
+    """
+    manifest = manifest_of(corpus)
+    table = files_of(manifest)
+    with keys_demanded(corpus):
+        found = missing_or_resized(corpus, table) or stranger(corpus, SPLITS, table)
+    if found:
+        raise Refusal(_is_damaged(corpus, found))
+    with keys_demanded(corpus):
+        is_consistent = fingerprint_of(manifest["shards"]) == manifest["fingerprint"]
+    if not is_consistent:
+        raise Refusal(_is_damaged(corpus, "its fingerprint is not the one of its shards"))
+    return table
+
+
+def check_content(corpus: Path, table: FileTable, names: Iterable[str]) -> None:
+    """Read some shards and compare them with the table.
+
+    Raises: Refusal naming the first that has changed.
+    """
+    if found := changed(corpus, {name: table[name] for name in names}):
+        raise Refusal(_is_damaged(corpus, found))
+
+
+def _is_damaged(corpus: Path, what: str) -> str:
+    return (
+        f"the corpus {corpus} is not what its {MANIFEST} says: {what}; copy the folder again, or "
+        "delete it and run `python -m data_prep`."
+    )
+
+
 def shards(corpus: Path, split: str) -> list[Path]:
-    """The parquet files of one split, in order."""
-    return sorted((corpus / split).glob("*.parquet"))
+    """The parquet files of one split, in order. Raises: Refusal, see check_files."""
+    return [corpus / name for name in check_files(corpus) if name.startswith(f"{split}/")]
 
 
 def read_rows(
     shard: Path, columns: tuple[str, ...] = COLUMNS, batch_size: int = 256
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one shard as dictionaries, `batch_size` in memory at a time."""
+    """Rows of one shard as dictionaries, `batch_size` in memory at a time.
+
+    Raises: Refusal when the file is damaged or lacks a column.
+    """
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(shard) as file:
+    with format_demanded(shard, "parquet"), pyarrow.parquet.ParquetFile(shard) as file:
+        if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+            raise Refusal(f"{shard} has no column {missing[0]}; it is no shard of a corpus.")
         for batch in file.iter_batches(batch_size=batch_size, columns=list(columns)):
             yield from batch.to_pylist()
 
@@ -55,6 +114,12 @@ def read_rows(
 def read_corpus(
     corpus: Path, split: str, columns: tuple[str, ...] = COLUMNS
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one split, in order."""
-    for shard in shards(corpus, split):
-        yield from read_rows(shard, columns)
+    """Rows of one split, in order. Where contents are read, each shard is compared with its hash.
+
+    Raises: Refusal naming a shard that is not what the manifest says.
+    """
+    table = check_files(corpus)
+    for name in [name for name in table if name.startswith(f"{split}/")]:
+        if "content" in columns:
+            check_content(corpus, table, [name])
+        yield from read_rows(corpus / name, columns)

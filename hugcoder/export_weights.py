@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hugcoder import checkpoint
 from hugcoder.codec import copy_tokenizer
 from hugcoder.files import write_json
+from hugcoder.ownership import contents
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def export_checkpoint(
     """
     if reason := checkpoint.damage(source):
         raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
-    if output_dir.exists() and any(output_dir.iterdir()):
+    if contents(output_dir):
         raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
     output_dir.mkdir(parents=True, exist_ok=True)
     _write_weights(_weights_of(source), source, output_dir, dtype, max_file_bytes)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal
+
 MANIFEST = "manifest.json"
 
 
@@ -54,9 +56,56 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete folder, or None when the folder is not complete."""
+    """The manifest of a complete folder, or None when the folder is not complete.
+
+    Raises: Refusal when it is damaged.
+    """
     path = folder / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_object(path) if path.is_file() else None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises: Refusal when it holds none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise Refusal(f"{path} is damaged ({error}); make it again or remove it.") from None
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise Refusal(f"{path} is damaged (a {kind}, no JSON object); make it again or remove it.")
+    return value
+
+
+@contextmanager
+def keys_demanded(folder: Path) -> Iterator[None]:
+    """Turn the errors of looking up what a manifest lacks into a sentence that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Refusal(
+            f"{folder / MANIFEST} is damaged (it lacks what it must say: {error}); make the folder "
+            "again or copy it again."
+        ) from None
+
+
+@contextmanager
+def format_demanded(path: Path, name: str) -> Iterator[None]:
+    """Turn what pyarrow raises over a damaged file into a sentence that names it.
+
+    Args: name: of the format that the file must have.
+    """
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise Refusal(
+            f"{path} cannot be read as {name} ({reason}): it was cut or changed, or is another "
+            "file; remove it and make it again, or copy it again."
+        ) from None
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

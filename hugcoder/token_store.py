@@ -1,15 +1,17 @@
 """A tokenized corpus on disk: memory-mapped token ids with an index of documents.
 
-    <store>/manifest.json                    written last: tokenizer hash, dtype, counts
+    <store>/manifest.json                    written last: tokenizer hash, dtype, counts, files
     <store>/tokenizer/                       the tokenizer the ids belong to
     <store>/train/00000.tokens.bin           ids of the documents one after another, no separators
     <store>/train/00000.lines.bin            one byte for each LINE_BLOCK ids: where its last line
     ends <store>/train/00000.documents.parquet    one row a document, columns DOCUMENT_COLUMNS
+    <store>/train/00000.counts.json          sums of the shard, sizes and hashes of its files
     <store>/held_out/...                     the same for repositories that training never sees
 
 Shards mirror the corpus's, so that they are made in parallel and a killed run redoes one shard.
 Holds the format, its reader and the encoding of one shard; `python -m data_prep tokenize` drives
-it.
+it. Opening a store compares names and sizes with the manifest and the index with what it points
+into; contents are compared by `python -m data_prep verify`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,13 +22,19 @@ from typing import Any
 import numpy as np
 
 from hugcoder.codec import Codec
-from hugcoder.files import atomic, read_manifest
+from hugcoder.corpus import SPLITS
+from hugcoder.file_table import FileTable, hash_files, missing_or_resized, stranger
+from hugcoder.files import MANIFEST, atomic, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
 FORMAT = 1  # of the files below; raised when they change
 LINE_BLOCK = 16
 DOCUMENT_COLUMNS = ("uid", "num_tokens", "num_bytes", "source", "repo", "path", "language")
 ENCODE_BATCH_BYTES = 4 << 20
+ENDINGS = ("tokens.bin", "lines.bin", "documents.parquet")  # the files of a shard
+COUNTS = "counts.json"  # beside them: what write_shard returned
+TOKENIZER = "tokenizer"  # the folder in a store
+MEASURED = "measure.json"  # which `python -m tokenizer measure` may write into it at any time
 
 
 def dtype_for(vocab_size: int) -> np.dtype:
@@ -66,13 +74,13 @@ def last_line_ends(
     return ends
 
 
-def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> dict[str, int]:
+def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> dict[str, Any]:
     """Encode corpus rows into the three files of one shard, the index last.
 
     Args:
         prefix: path of the shard without its endings, such as store/train/00000.
 
-    Returns: counts of documents, tokens and bytes.
+    Returns: counts of documents, tokens and bytes, and the table of the three files.
     """
     import pyarrow
     import pyarrow.parquet
@@ -99,6 +107,7 @@ def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> d
         "documents": len(index["uid"]),
         "tokens": sum(index["num_tokens"]),
         "bytes": sum(index["num_bytes"]),
+        "files": hash_files(prefix.parent, [f"{prefix.name}.{ending}" for ending in ENDINGS]),
     }
 
 
@@ -139,8 +148,9 @@ def manifest_of(store: Path) -> dict[str, Any]:
     """The manifest of a complete store. Raises: Refusal when `store` is none."""
     manifest = read_manifest(store)
     if manifest is None or manifest.get("kind") != "token_store":
+        found = "no manifest of one" if manifest is None else f"but a {manifest.get('kind')}"
         raise Refusal(
-            f"{store} is not a complete token store (no manifest of one); make it with "
+            f"{store} is not a complete token store ({found}); make it with "
             f"`python -m data_prep tokenize --corpus CORPUS --tokenizer TOKENIZER --output_dir "
             f"{store}`."
         )
@@ -149,7 +159,50 @@ def manifest_of(store: Path) -> dict[str, Any]:
             f"{store} has format {manifest.get('format')}, this program reads {FORMAT}; delete it "
             "and tokenize the corpus again."
         )
+    with keys_demanded(store):
+        files_of(manifest)
+        np.dtype(manifest["dtype"])
+        for name in ("tokenizer_sha256", "corpus_fingerprint"):
+            manifest[name][:1]  # a text
+        for split in SPLITS:
+            sum(manifest["splits"][split][name] for name in ("documents", "tokens", "bytes"))
     return manifest
+
+
+def files_of(manifest: dict[str, Any]) -> FileTable:
+    """The files of a store by their names in its folder; of an older store the names alone."""
+    named = {
+        f"{split}/{shard}.{ending}": {}
+        for split in SPLITS
+        for shard in manifest["splits"][split]["shards"]
+        for ending in ENDINGS
+    }
+    return named | manifest.get("files", {})
+
+
+def check_files(store: Path) -> FileTable:
+    """Compare names and sizes of a store's files with its manifest; returns the table.
+
+    Reads none of them. Raises: Refusal naming the first file that is missing, cut, or too many.
+    """
+    manifest = manifest_of(store)
+    table = files_of(manifest)
+    counts = {
+        f"{split}/{s}.{COUNTS}" for split in SPLITS for s in manifest["splits"][split]["shards"]
+    }
+    with keys_demanded(store):
+        found = missing_or_resized(store, table) or stranger(store, SPLITS, table.keys() | counts)
+    if found:
+        raise Refusal(is_damaged(store, found))
+    return table
+
+
+def is_damaged(store: Path, what: str) -> str:
+    """The sentence of a refusal."""
+    return (
+        f"the token store {store} is not what its {MANIFEST} says: {what}; copy the folder again, "
+        "or delete it and tokenize the corpus again."
+    )
 
 
 class TokenStore:
@@ -162,30 +215,53 @@ class TokenStore:
 
     def __init__(self, store: str | Path, split: str):
         self.folder, self.split = Path(store), split
+        check_files(self.folder)
         manifest = manifest_of(self.folder)
         self.dtype = np.dtype(manifest["dtype"])
         self.prefixes = [self.folder / split / name for name in manifest["splits"][split]["shards"]]
-        self._read_index()
+        self._read_index(manifest["splits"][split])
 
-    def _read_index(self) -> None:
+    def _read_index(self, counts_said: dict[str, Any]) -> None:
         import pyarrow
         import pyarrow.parquet
 
         columns = ["uid", "num_tokens", "num_bytes", "source", "language"]
         paths = [shard_file(prefix, "documents.parquet") for prefix in self.prefixes]
         schema = pyarrow.schema([field for field in _index_schema() if field.name in columns])
-        shards = [pyarrow.parquet.read_table(path, columns=columns) for path in paths]
+        shards = []
+        for path in paths:
+            with format_demanded(path, "parquet"):
+                shards.append(pyarrow.parquet.read_table(path, columns=columns).cast(schema))
         table = pyarrow.concat_tables([schema.empty_table(), *shards]).combine_chunks()
         self.uids = table["uid"].to_numpy()
         self.lengths = table["num_tokens"].to_numpy()
         self.num_bytes = table["num_bytes"].to_numpy()
         self.languages, self.language_names = _codes(table["language"])
         self.sources, self.source_names = _codes(table["source"])
+        self._check_index(shards, counts_said)
         counts = [shard.num_rows for shard in shards]
         self._first_document = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._shard = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         self._token_offset = _offsets_within(self.lengths, self._first_document)
         self._line_offset = _offsets_within(-(-self.lengths // LINE_BLOCK), self._first_document)
+
+    def _check_index(self, shards: list[Any], said: dict[str, Any]) -> None:
+        """Compare the index with the manifest's counts and with the size of what it points into."""
+        found = {"documents": len(self.lengths), "tokens": int(self.lengths.sum())}
+        for name, number in found.items():
+            if number != said[name]:
+                what = f"the index of {self.split}/ counts {number:,} {name}, not {said[name]:,}"
+                raise Refusal(is_damaged(self.folder, what))
+        for prefix, shard in zip(self.prefixes, shards, strict=True):
+            lengths = shard["num_tokens"].to_numpy()
+            num_blocks = int((-(-lengths // LINE_BLOCK)).sum())
+            sizes = {
+                f"{self.split}/{prefix.name}.tokens.bin": int(lengths.sum()) * self.dtype.itemsize,
+                f"{self.split}/{prefix.name}.lines.bin": num_blocks,
+            }
+            table = {name: {"bytes": size} for name, size in sizes.items()}
+            if what := missing_or_resized(self.folder, table):
+                raise Refusal(is_damaged(self.folder, f"{what}, as its index counts"))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -229,7 +305,8 @@ class TokenStore:
         origins: list[dict[str, str]] = [{}] * len(asked)
         for shard in np.unique(self._shard[asked]).tolist():
             path = shard_file(self.prefixes[shard], "documents.parquet")
-            table = pyarrow.parquet.read_table(path, columns=["repo", "path"])
+            with format_demanded(path, "parquet"):
+                table = pyarrow.parquet.read_table(path, columns=["repo", "path"])
             places = np.flatnonzero(self._shard[asked] == shard)
             rows = table.take(asked[places] - self._first_document[shard]).to_pylist()
             for place, row in zip(places.tolist(), rows, strict=True):

@@ -6,6 +6,7 @@ per byte, Muon, and checkpoints that a manifest completes. Everything else is th
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -54,6 +55,7 @@ class PretrainTrainer(Trainer):
     Args:
         held_out: rows of held-out repositories, `left_to_right` and `fim`; empty = not scored.
         identity: what a checkpoint must share with a run that resumes from it.
+        corpora: what the weights have seen, for the manifests; see hugcoder.training_data.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class PretrainTrainer(Trainer):
         held_out: dict[str, PackedRows],
         size: ModelSize,
         identity: dict[str, Any],
+        corpora: Sequence[str] = (),
     ):
         is_flash = model.config._attn_implementation.startswith("flash")
         collator = PackedCollator(is_flash)
@@ -78,6 +81,7 @@ class PretrainTrainer(Trainer):
         settle_fsdp(self.accelerator, model.config)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.identity, self.tokenizer_folder = identity, rows.codec.folder
+        self.corpora = list(corpora)
         # gathered from shards, tied weights are two tensors, of which transformers would save both
         model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         self.checkpoints = CheckpointSaver(self, rows.codec.folder)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN
+from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN, fingerprint_of
+from hugcoder.file_table import hash_files
 from hugcoder.files import write_json
 from hugcoder.special_tokens import SPECIAL_TOKENS
 
@@ -30,18 +31,35 @@ def corpus_row(repo: str, path: str, text: str, language: str = "python") -> dic
 
 def write_corpus(folder: Path, rows: dict[str, list[dict]]) -> Path:
     """A complete corpus folder with one shard a split."""
+    return write_shards(folder, {split: [part] for split, part in rows.items()})
+
+
+def write_shards(folder: Path, shards: dict[str, list[list[dict]]]) -> Path:
+    """A complete corpus folder, from the rows of the shards of each split."""
     import pyarrow
     import pyarrow.parquet
 
-    for split, split_rows in rows.items():
+    said = []
+    for split, parts in shards.items():
         (folder / split).mkdir(parents=True)
-        table = pyarrow.Table.from_pylist(split_rows)
-        pyarrow.parquet.write_table(table, folder / split / "00000.parquet")
-    sizes = {s: {"files": len(r), "bytes": sum(x["size"] for x in r)} for s, r in rows.items()}
-    blobs = "".join(row["blob_sha"] for split_rows in rows.values() for row in split_rows)
+        for number, rows in enumerate(parts):
+            name = f"{split}/{number:05}.parquet"
+            table = pyarrow.Table.from_pylist(rows).select(list(COLUMNS))
+            pyarrow.parquet.write_table(table, folder / name)
+            size = sum(row["size"] for row in rows)
+            counts = {"file": name, "files": len(rows), "content_bytes": size}
+            said.append(counts | hash_files(folder, [name])[name])
+    sizes = {
+        split: {
+            "files": sum(map(len, parts)),
+            "bytes": sum(row["size"] for rows in parts for row in rows),
+        }
+        for split, parts in shards.items()
+    }
     manifest = {
         "kind": "corpus",
-        "fingerprint": hashlib.sha256(blobs.encode()).hexdigest(),
+        "shards": said,
+        "fingerprint": fingerprint_of(said),
         "languages": {split: {"python": size} for split, size in sizes.items()},
     }
     write_json(folder / "manifest.json", manifest)

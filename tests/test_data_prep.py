@@ -107,9 +107,24 @@ def test_a_fork_and_its_original_are_never_held_out(tree, tmp_path):
 
 def test_the_held_out_share_is_rounded_up(tree, tmp_path):
     manifest = build_corpus(
-        arguments(tree, tmp_path / "out", held_out_repositories=0, held_out_fraction=0.2)
+        arguments(tree, tmp_path / "out", held_out_repositories=1, held_out_fraction=0.2)
     )
     assert len(manifest["held_out_repositories"]) == 3  # 2.6 of 13
+
+
+@pytest.mark.parametrize("fraction", [{}, {"held_out_fraction": 0}])
+def test_held_out_repositories_0_holds_nothing_out(tree, tmp_path, fraction):
+    """Symptom: one was held out all the same, by the fraction, whose default is above 0."""
+    manifest = build_corpus(arguments(tree, tmp_path / "out", held_out_repositories=0, **fraction))
+    assert manifest["held_out_repositories"] == []
+    assert manifest["splits"][HELD_OUT] == {"files": 0, "bytes": 0}
+    assert manifest["splits"][TRAIN] == manifest["counts"]["kept"]
+
+
+def test_what_a_refusal_of_too_few_repositories_advises_is_accepted(tree, tmp_path):
+    with pytest.raises(Refusal, match="or give --held_out_repositories 0 to hold nothing out"):
+        build_corpus(arguments(tree, tmp_path / "out", held_out_repositories=13))
+    build_corpus(arguments(tree, tmp_path / "out", held_out_repositories=0))
 
 
 def test_three_workers_write_the_same_bytes_as_one(tree, tmp_path, monkeypatch):
@@ -236,6 +251,10 @@ def test_no_usable_file_is_refused_with_what_was_read(tmp_path):
     ("settings", "words"),
     [
         ({"held_out_fraction": 1.0}, "held_out_fraction 1.0 is not a share; give 0 to below 1"),
+        (
+            {"held_out_repositories": 0, "held_out_fraction": 0.2},
+            "held_out_repositories 0 holds nothing out and held_out_fraction 0.2 does",
+        ),
         ({"held_out_repositories": -1}, "held_out_repositories -1 is negative"),
         ({"max_file_bytes": 0}, "max_file_bytes 0 is too small"),
         ({"languages": ["pyhton"]}, "'pyhton' is not a known language; did you mean 'python'"),

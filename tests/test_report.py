@@ -66,7 +66,10 @@ def results():
     }
     return {
         "kind": "evaluation",
-        "settings": {"mode": "psm", "max_new_tokens": 93, "tokenizer": "a" * 64},
+        "settings": {
+            **{"mode": "psm", "max_new_tokens": 93, "tokenizer": "a" * 64},
+            "corpus_fingerprint": "c" * 64,
+        },
         "bits_per_byte": {
             **{"model": estimate(1.357, 0.1), "gzip": estimate(2.468, 0.2)},
             **{"xz": estimate(2.579, 0.2), "by_language": {"python": part}},
@@ -88,7 +91,7 @@ def corpus_manifest():
         return {"files": files, "bytes": size}
 
     return {
-        **{"kind": "corpus", "fingerprint": "c" * 64},
+        **{"kind": "corpus", "fingerprint": "c" * 64, "shards": []},
         "counts": {
             "read": amount(1000, 9_000_000),
             "kept": amount(777, 7_000_000),
@@ -124,7 +127,9 @@ def whole_run(tokenizer, tmp_path_factory):
     run, store, corpus = root / "tiny run", root / "tokens", root / "corpus"
     write_json(corpus / "manifest.json", corpus_manifest())
     sizes = {"documents": 666, "tokens": 2_000_000, "bytes": 6_160_000}
-    manifest = {"kind": "token_store", "corpus": str(corpus)}
+    sizes |= {"shards": []}
+    manifest = {"kind": "token_store", "format": 1, "dtype": "uint16", "corpus": str(corpus)}
+    manifest |= {"tokenizer_sha256": "a" * 64, "corpus_fingerprint": "c" * 64}
     write_json(store / "manifest.json", manifest | {"splits": {"train": sizes, "held_out": sizes}})
     measured = {"vocab_size": 4321, "vocabulary_used": 0.912, "split": "held_out"}
     measured |= {"all": {"bytes": 840_000}, "macro": {"tokens_per_unit": 1.87}}
@@ -325,6 +330,79 @@ def test_what_belongs_to_another_run_is_marked(run):
     text = text_of(report_of(run))
     assert f"made with another tokenizer ({'a' * 16}) than the run's ({'x' * 16})" in text
     assert f"is another one ({'c' * 16}) than the run's ({'y' * 16})" in text
+
+
+HELD_OUT_WORDS = re.compile(r"held[- ]out (repositories|bits|files)", re.IGNORECASE)
+
+
+def words_about_scores(report: str) -> str:
+    """The page without the part about the corpus, which has a held-out split whatever is scored."""
+    head, _, rest = report.partition("<h2>What it was trained on</h2>")
+    return text_of(head + rest.partition("</section>")[2])
+
+
+def test_scores_on_another_corpus_name_both_and_are_not_called_held_out(run):
+    """Symptom: "held out" over files of a corpus whose training repositories they had been."""
+    assert len(HELD_OUT_WORDS.findall(words_about_scores(report_of(run)))) == 3
+    edit(
+        run,
+        "evaluation/results.json",
+        lambda value: value["settings"].update(corpus_fingerprint="d" * 64),
+    )
+    text = words_about_scores(report_of(run))
+    sentence = f"trained on the corpus {'c' * 16}, and these files are of the corpus {'d' * 16}"
+    assert f"Read these scores with care: the model was {sentence}: it is not known" in text
+    assert HELD_OUT_WORDS.findall(text) == ["repositories"]  # of the training loop's own rows
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_scores_of_a_continued_model_are_not_called_held_out(run, is_told):
+    def change(record):
+        record["arguments"]["ModelArguments"] = {"model_name_or_path": "some/base"}
+        if is_told:
+            record["corpora"] = ["b" * 16, "c" * 16]
+
+    edit(run, "run.json", change)
+    text = words_about_scores(report_of(run))
+    assert not HELD_OUT_WORDS.search(text)
+    told = f"the corpora {'b' * 16} and {'c' * 16}, and these"
+    untold = f"the corpus {'c' * 16} and on data that nothing names, and these"
+    assert text.count(told if is_told else untold) == 2
+    assert "Scores during training" in text
+
+
+def test_results_that_name_no_corpus_are_shown_and_not_called_held_out(run):
+    edit(run, "evaluation/results.json", lambda value: value["settings"].pop("corpus_fingerprint"))
+    text = text_of(report_of(run))
+    assert "these files are of an unnamed one: it is not known" in text
+    assert "1.357 gzip 2.468" in text
+
+
+def test_a_corpus_that_was_not_trained_on_is_not_what_the_model_was_trained_on(run):
+    edit(run, "run.json", lambda value: value["identity"].update(corpus="e" * 16))
+    assert "trained from random weights. It continues" in text_of(report_of(run))
+
+
+@pytest.mark.parametrize("key", ["splits", "licenses", "repositories"])
+def test_a_manifest_that_lacks_a_part_is_named(run, tmp_path, key):
+    corpus = corpus_manifest()
+    del corpus[key]
+    write_json(tmp_path / "corpus" / "manifest.json", corpus)
+    with pytest.raises(Refusal, match=r"corpus/manifest\.json is damaged \(it lacks"):
+        main([str(run), "--corpus", str(tmp_path / "corpus")])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"kind": "token_store", "format": 1}'])
+def test_a_damaged_manifest_of_the_store_is_named(run, tmp_path, text):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "manifest.json").write_text(text)
+
+    def elsewhere(record):
+        record["arguments"]["DataArguments"]["token_store"] = str(tmp_path / "store")
+
+    edit(run, "run.json", elsewhere)
+    with pytest.raises(Refusal, match=r"store/manifest\.json is damaged"):
+        main([str(run)])
 
 
 def test_the_same_files_give_the_same_page_through_the_package(run, tmp_path, capsys):

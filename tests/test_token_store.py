@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import corpus_row, train_tokenizer, write_corpus
+from conftest import corpus_row, train_tokenizer, write_corpus, write_shards
 from core_fixtures import make_store
 
 from data_prep import tokenize_corpus
@@ -30,18 +30,13 @@ TEXTS = [f"def f{n}(x):\n    return x * {n}\n" * (1 + n % 7) for n in range(30)]
 
 def sharded_corpus(folder: Path, num_shards: int = 3) -> Path:
     """A corpus of thirty documents in several training shards."""
-    import pyarrow
-    import pyarrow.parquet
-
     rows = [
         corpus_row(f"repo{n % 4}", f"{n}.py", text, "go" if n % 3 else "python")
         for n, text in enumerate(TEXTS)
     ]
-    write_corpus(folder, {TRAIN: rows, HELD_OUT: [corpus_row("other", "a", "a = 1\n")]})
-    for shard in range(num_shards):
-        table = pyarrow.Table.from_pylist(rows[shard::num_shards])
-        pyarrow.parquet.write_table(table, folder / TRAIN / f"{shard:05}.parquet")
-    return folder
+    parts = [rows[shard::num_shards] for shard in range(num_shards)]
+    held_out = [[corpus_row("other", "a", "a = 1\n")]]
+    return write_shards(folder, {TRAIN: parts, HELD_OUT: held_out})
 
 
 def contents(store: Path) -> dict[str, bytes]:

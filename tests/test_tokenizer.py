@@ -8,15 +8,14 @@ import sys
 from hashlib import sha1
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
+from conftest import write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from hugcoder.codec import Codec
-from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN
+from hugcoder.corpus import HELD_OUT, TRAIN
 from hugcoder.refusal import Refusal
 from hugcoder.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
 from tokenizer.__main__ import main
@@ -77,18 +76,6 @@ def rows_of(language: str, contents: list[str]) -> list[dict]:
     ]
 
 
-def write_corpus(folder: Path, shards: dict[str, list[list[dict]]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for split, parts in shards.items():
-        (folder / split).mkdir()
-        for number, rows in enumerate(parts):
-            table = pyarrow.Table.from_pylist(rows).select(list(COLUMNS))
-            pyarrow.parquet.write_table(table, folder / split / f"{number:05}.parquet")
-    manifest = {"kind": "corpus", "fingerprint": "0" * 64, "languages": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
 TRAIN_ROWS = rows_of("python", [python_file(number) for number in range(300)])
 TRAIN_ROWS += rows_of("go", [go_file(number) for number in range(40)])
 
@@ -98,7 +85,7 @@ def corpus(tmp_path_factory) -> Path:
     held_out = rows_of("python", [python_file(number) for number in range(300, 310)])
     held_out += rows_of("go", [go_file(number) for number in range(40, 45)])
     folder = tmp_path_factory.mktemp("corpus")
-    return write_corpus(folder, {TRAIN: [TRAIN_ROWS], HELD_OUT: [held_out]})
+    return write_shards(folder, {TRAIN: [TRAIN_ROWS], HELD_OUT: [held_out]})
 
 
 def run(corpus: Path, folder: Path, *words: str) -> Path:
@@ -117,6 +104,11 @@ def codecs(corpus, trained, tmp_path_factory) -> list[Codec]:
     folder = tmp_path_factory.mktemp("compact")
     run(corpus, folder, "--vocab_size", str(VOCAB_SIZE), "--pattern", "compact")
     return [Codec(trained), Codec(folder)]
+
+
+def unfinished_copy(trained: Path, folder: Path) -> Path:
+    """The files of a tokenizer that has no manifest yet, for a test to change."""
+    return shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("manifest.json"))
 
 
 # ---- what is trained -----------------------------------------------------------------------------
@@ -183,7 +175,7 @@ def test_the_saved_config_is_one_that_transformers_4_reads_too(trained):
 
 def test_shards_and_their_order_do_not_matter(corpus, trained, tmp_path):
     shards = [TRAIN_ROWS[200:], TRAIN_ROWS[50:200][::-1], TRAIN_ROWS[:50]]
-    other = write_corpus(tmp_path / "corpus", {TRAIN: shards})
+    other = write_shards(tmp_path / "corpus", {TRAIN: shards})
     folder = run(other, tmp_path / "tokenizer", "--vocab_size", str(VOCAB_SIZE))
     assert (folder / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()
 
@@ -256,7 +248,7 @@ def test_the_manifest_says_what_was_learned_from(corpus, trained):
 
 @pytest.mark.parametrize("name", ["GPT2Tokenizer", "Qwen2Tokenizer"])
 def test_a_class_that_replaces_the_pre_tokenizer_is_noticed(trained, tmp_path, name):
-    folder = shutil.copytree(trained, tmp_path / "copy")
+    folder = unfinished_copy(trained, tmp_path / "copy")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
     with pytest.raises(Refusal, match=r"read by transformers splits .* PreTrainedTokenizerFast"):
@@ -265,20 +257,20 @@ def test_a_class_that_replaces_the_pre_tokenizer_is_noticed(trained, tmp_path, n
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 def test_a_model_of_these_types_in_the_same_folder_changes_no_id(trained, tmp_path, model_type):
-    folder = shutil.copytree(trained, tmp_path / "copy")
+    folder = unfinished_copy(trained, tmp_path / "copy")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     check_folder(folder, Tokenizer.from_file(str(trained / "tokenizer.json")))
 
 
 def test_a_model_type_for_which_transformers_ignores_our_class_is_noticed(trained, tmp_path):
-    folder = shutil.copytree(trained, tmp_path / "copy")
+    folder = unfinished_copy(trained, tmp_path / "copy")
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     with pytest.raises(Refusal, match="read by transformers splits"):
         check_folder(folder, Tokenizer.from_file(str(trained / "tokenizer.json")))
 
 
 def test_other_merges_on_disk_are_noticed(trained, tmp_path):
-    folder = shutil.copytree(trained, tmp_path / "copy")
+    folder = unfinished_copy(trained, tmp_path / "copy")
     saved = json.loads((folder / "tokenizer.json").read_text())
     saved["model"]["merges"] = saved["model"]["merges"][1:]
     (folder / "tokenizer.json").write_text(json.dumps(saved))
@@ -345,7 +337,7 @@ def test_the_recipes_are_read(corpus, tmp_path):
 
 def test_the_size_that_a_refusal_names_is_reached_and_what_occurs_once_gets_no_token(tmp_path):
     rows = rows_of("go", ["xylophone " * 3, "quagmire", "xylem " * 2])
-    corpus = write_corpus(tmp_path / "corpus", {TRAIN: [rows]})
+    corpus = write_shards(tmp_path / "corpus", {TRAIN: [rows]})
     with pytest.raises(Refusal, match="not vocab_size 49,152; give vocab_size") as refusal:
         run(corpus, tmp_path / "tokenizer")
     reached = re.search(r"give vocab_size (\d+)", str(refusal.value))[1]
@@ -371,14 +363,14 @@ def test_a_folder_that_reads_back_differently_stays_incomplete(corpus, tmp_path,
 def test_no_corpus_and_an_empty_corpus_are_refused(tmp_path):
     with pytest.raises(Refusal, match="is not a complete corpus"):
         run(tmp_path / "nowhere", tmp_path / "tokenizer")
-    empty = write_corpus(tmp_path / "empty", {})
+    empty = write_shards(tmp_path / "empty", {})
     with pytest.raises(Refusal, match=r"the train split of .* holds no text"):
         run(empty, tmp_path / "tokenizer")
 
 
 def test_a_sample_that_could_overflow_the_trainers_counters_is_refused(tmp_path):
     rows = [row | {"size": MAX_SAMPLE_BYTES // 300 + 1} for row in TRAIN_ROWS]
-    plan = plan_sample(write_corpus(tmp_path, {TRAIN: [rows]}), TRAIN, 2**40, 2**40, seed=0)
+    plan = plan_sample(write_shards(tmp_path, {TRAIN: [rows]}), TRAIN, 2**40, 2**40, seed=0)
     with pytest.raises(Refusal, match="counts pairs in 32 bits"):
         train(plan, VOCAB_SIZE, "standard")
 
@@ -410,7 +402,7 @@ def test_measure_counts_what_a_plain_loop_counts_and_loses_nothing(corpus, train
 
 
 def test_measure_ends_with_code_1_when_text_is_lost(corpus, trained, tmp_path):
-    folder = shutil.copytree(trained, tmp_path / "copy")
+    folder = unfinished_copy(trained, tmp_path / "copy")
     saved = json.loads((folder / "tokenizer.json").read_text())
     saved["normalizer"] = {"type": "Lowercase"}
     (folder / "tokenizer.json").write_text(json.dumps(saved))
@@ -425,6 +417,6 @@ def test_measure_refuses_a_folder_without_tokenizer_and_a_split_without_text(
 ):
     with pytest.raises(Refusal, match="there is no tokenizer in"):
         measure(corpus, tmp_path)
-    no_held_out = write_corpus(tmp_path / "corpus", {TRAIN: [TRAIN_ROWS]})
+    no_held_out = write_shards(tmp_path / "corpus", {TRAIN: [TRAIN_ROWS]})
     with pytest.raises(Refusal, match=r"the held_out split of .* holds no text"):
         measure(no_held_out, trained)

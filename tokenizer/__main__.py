@@ -16,8 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hugcoder import codec
 from hugcoder import corpus as corpora
+from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 from tokenizer.arguments import MeasureArguments, TokenizerArguments
@@ -26,7 +29,6 @@ from tokenizer.measure import measure
 from tokenizer.sample import plan_sample
 from tokenizer.train import FILES, save, train
 
-KIND = "tokenizer"
 TRAIN_DESCRIPTION = (
     "Train a byte-level BPE tokenizer for code on a corpus. To measure one: "
     "python -m tokenizer measure --help."
@@ -50,19 +52,30 @@ def train_main(argv: list[str]) -> None:
     args = parse([TokenizerArguments], argv, description=TRAIN_DESCRIPTION)
     corpus, folder = Path(args.corpus), Path(args.output_dir)
     identity = identity_of(args)
-    if is_kept(folder, identity):
+    if is_kept(folder, identity):  # perhaps where nobody may write
         print(f"{folder} is complete and was made with these settings; kept.")
         return
+    with owned(folder):
+        if is_kept(folder, identity):
+            print(f"{folder} is complete: it was made just now, with these settings; kept.")
+            return
+        make(args, corpus, folder, identity)
+
+
+def make(args: TokenizerArguments, corpus: Path, folder: Path, identity: dict[str, Any]) -> None:
+    """Train, save and check; the manifest comes last."""
     started = time.perf_counter()
     plan = plan_sample(corpus, corpora.TRAIN, args.sample_bytes, args.max_document_bytes, args.seed)
     tokenizer, sample = train(plan, args.vocab_size, args.pattern)
     fingerprint = save(tokenizer, folder)
     check_folder(folder, tokenizer)
+    names = [name for name in codec.FILES if (folder / name).is_file()]
     manifest = {
-        "kind": KIND,
+        "kind": codec.KIND,
         **identity,
         "sample": sample,
         "tokenizer_sha256": fingerprint,
+        "files": hash_files(folder, names),
         "seconds": round(time.perf_counter() - started, 1),
         "versions": {"tokenizers": version("tokenizers"), "transformers": version("transformers")},
     }
@@ -77,7 +90,9 @@ def train_main(argv: list[str]) -> None:
 def measure_main(argv: list[str]) -> None:
     """Exit code 1 when a text does not come back byte for byte."""
     args = parse([MeasureArguments], argv, description=MEASURE_DESCRIPTION, positional="tokenizer")
-    if measure(args)["round_trip_failures"]:
+    with owned(Path(args.tokenizer)):
+        report = measure(args)
+    if report["round_trip_failures"]:
         sys.exit(1)
 
 
@@ -92,7 +107,7 @@ def identity_of(args: TokenizerArguments) -> dict[str, Any]:
 def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
     """Whether the folder already holds this very tokenizer.
 
-    Raises: Refusal when it holds another one, or files that are not ours to overwrite.
+    Raises: Refusal when it holds another or a damaged one, or files that are not ours to overwrite.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -103,7 +118,7 @@ def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
                 f"that is empty or new."
             )
         return False
-    if manifest.get("kind") != KIND:
+    if manifest.get("kind") != codec.KIND:
         raise Refusal(f"{folder} holds a complete {manifest.get('kind')}; give another output_dir.")
     differing = [
         f"{name} {manifest.get(name)} there, {value} now"
@@ -115,6 +130,7 @@ def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
             f"{folder} holds a complete tokenizer made with other settings ({'; '.join(differing)}"
             f"); give another output_dir or delete the folder."
         )
+    codec.Codec(folder)  # refuses one that was cut or changed after its manifest was written
     return True
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hugcoder.codec import Codec
-from hugcoder.corpus import manifest_of
+from hugcoder.corpus import fingerprint, manifest_of
 from hugcoder.files import read_manifest, write_json
 from tokenizer.arguments import MeasureArguments
 from tokenizer.sample import plan_sample, read_sample
@@ -100,6 +100,8 @@ def _report(
     sample = trained.get("sample", {}).values()
     return {
         "corpus": args.corpus,
+        "corpus_fingerprint": fingerprint(Path(args.corpus)),
+        "trained_on_fingerprint": trained.get("corpus_fingerprint", ""),
         "split": args.split,
         "tokenizer_sha256": codec.fingerprint,
         "vocab_size": codec.vocab_size,
@@ -141,4 +143,10 @@ def table(report: dict[str, Any]) -> str:
         f"vocabulary occurs in the {report['split']} text; "
         f"{report['round_trip_failures']} round-trip failures"
     )
+    learned, measured = report["trained_on_fingerprint"], report["corpus_fingerprint"]
+    if learned not in ("", measured):
+        lines.append(
+            f"read this with care: the tokenizer was learned from the corpus {learned[:16]}, and "
+            f"this is {measured[:16]}: it is not known whether it was learned from these files too"
+        )
     return "\n".join(lines)
