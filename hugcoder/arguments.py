@@ -5,9 +5,8 @@ PretrainArguments how (a subclass of transformers.TrainingArguments with the def
 pretraining). `check_arguments` refuses what contradicts across groups. No GPU is touched here.
 """
 
+import logging
 import math
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,10 +17,13 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import ParallelMode
 
 import fim
+from hugcoder import hardware
 from hugcoder.cpu_engines import prepare_cpu_engines
 from hugcoder.launched import launched_processes, uses
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_ROW = 64  # sentinels, reserve and still a line of code on either side of a middle
 
@@ -260,6 +262,7 @@ class PretrainArguments(TrainingArguments):
             self.fsdp = True
         prepare_cpu_engines(fsdp=bool(self.fsdp))  # the process group is made in super()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self._check_precision()
         self._settle_accumulation(launched_processes())
         super().__post_init__()
         if self.n_gpu > 1:
@@ -273,10 +276,11 @@ class PretrainArguments(TrainingArguments):
                 f"{launched_processes()} processes were launched, but {self.world_size} train "
                 "together. Start them with accelerate launch or torchrun, one process a GPU."
             )
-        if self.torch_compile and self.use_cpu and not shutil.which(os.environ.get("CXX", "g++")):
+        compiler = hardware.missing_compiler()
+        if self.torch_compile and self.use_cpu and compiler:
             raise Refusal(
-                "torch_compile on a CPU needs a C++ compiler and g++ is not there; install it "
-                "(apt-get install g++) or give --torch_compile false."
+                f"torch_compile on a CPU needs a C++ compiler and {compiler} is not there; install "
+                "it (apt-get install g++) or give --torch_compile false."
             )
         if self.use_muon and uses("DEEPSPEED"):
             raise Refusal(
@@ -294,10 +298,18 @@ class PretrainArguments(TrainingArguments):
                 f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
                 "fewer minutes or a longer --ddp_timeout."
             )
-        if self.fp16 and not torch.accelerator.is_available() and not uses("DEEPSPEED"):
-            raise Refusal(
-                "fp16 true needs a GPU and there is none; give --bf16 true, or neither for float32."
-            )
+
+    def _check_precision(self) -> None:
+        """Refuse what the device cannot compute in; knows of the device by `use_cpu`."""
+        on_cpu = self.use_cpu or uses("CPU")
+        for precision, other in (("fp16", "bf16"), ("bf16", "fp16")):
+            asked = getattr(self, precision)
+            if asked and not hardware.can_train_in(precision, on_cpu, uses("DEEPSPEED")):
+                place = "this processor" if on_cpu else hardware.device_name()
+                raise Refusal(
+                    f"{precision} true is not possible on {place}; give --{other} true, or neither "
+                    "for float32."
+                )
 
     def _settle_accumulation(self, num_devices: int) -> None:
         """Derive the accumulation from the global batch size; DeepSpeed reads it at once."""
@@ -365,6 +377,12 @@ def check_arguments(
     if training.use_liger_kernel and training.use_cpu:
         raise Refusal(
             "use_liger_kernel true needs a GPU and there is none; give --use_liger_kernel false."
+        )
+    is_bf16_on_cpu = training.bf16 and training.device.type == "cpu"
+    if is_bf16_on_cpu and not hardware.processor_has_bf16() and training.process_index == 0:
+        logger.warning(
+            "this processor has no bf16 instructions: bf16 true is emulated, as fast as float32 at "
+            "best and many times slower below AVX-512; --bf16 false trains in float32"
         )
     if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
         raise Refusal(

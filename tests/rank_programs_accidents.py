@@ -132,6 +132,14 @@ def with_a_rank_asleep(argv: list[str]) -> None:
     train.main(argv[1:])
 
 
+def without_fp16(argv: list[str]) -> None:
+    """Let DeepSpeed and torch know of no fp16 on this processor."""
+    import torch
+
+    torch.ops.mkldnn._is_mkldnn_fp16_supported = lambda: False
+    train.main(argv[1:])
+
+
 def with_files_put(argv: list[str]) -> None:
     """Put a file into the run folder in the middle of a step. name, step."""
     given = json.loads(argv[0])
