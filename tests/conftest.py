@@ -5,11 +5,15 @@ Made once a session from the standard library of the running interpreter; nothin
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sysconfig
+import uuid
 from pathlib import Path
 
+import processes
 import pytest
 
 from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN
@@ -18,6 +22,27 @@ from hugcoder.special_tokens import SPECIAL_TOKENS
 
 REPOSITORIES = {TRAIN: ("json", "email", "asyncio", "logging"), HELD_OUT: ("concurrent", "html")}
 MAX_FILE_BYTES = 40_000
+
+
+def pytest_configure(config) -> None:
+    """Mark what the tests start, and keep git's variables of a hook that runs them out of them."""
+    os.environ[processes.MARK] = f"{os.environ.get(processes.MARK, '')} {uuid.uuid4().hex}"
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        del os.environ[name]
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        tests = os.getpid()
+
+        def interrupt(number: int, frame) -> None:
+            if os.getpid() != tests:  # a data worker that was forked
+                os._exit(128 + number)
+            raise KeyboardInterrupt  # fixtures come to their ends, as at Ctrl-C
+
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def pytest_unconfigure(config) -> None:
+    """Leave no process behind, whatever became of the test that started it."""
+    processes.end_marked(os.environ[processes.MARK].split()[-1])
 
 
 def corpus_row(repo: str, path: str, text: str, language: str = "python") -> dict:
@@ -146,6 +171,20 @@ def ranks(tmp_path_factory):
     server = Ranks(tmp_path_factory.mktemp("ranks"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def start():
+    """Starts programs that end with the test; see tests/processes.py."""
+    started = []
+
+    def begin(words: list[str], **settings) -> subprocess.Popen:
+        started.append(processes.start(words, **settings))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        processes.end(process)
 
 
 @pytest.fixture

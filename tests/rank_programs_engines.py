@@ -51,6 +51,13 @@ def check_a_whole_model(argv: list[str]) -> None:
     check_sharding(Accelerator(cpu=not is_fsdp), torch.nn.Linear(3, 5))
 
 
+def show_signals(argv: list[str]) -> None:
+    """Print what is done at Ctrl-C, and when the terminal is closed."""
+    import signal
+
+    sys.stdout.write(f"{[signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)]}\n")
+
+
 def show_batch_under_mpi(argv: list[str]) -> None:
     """Print how a global batch of 8 rows is shared in the environment that mpirun makes."""
     from hugcoder.arguments import PretrainArguments
