@@ -18,8 +18,9 @@ from transformers.training_args import ParallelMode
 
 import fim
 from hugcoder import hardware
+from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.cpu_engines import prepare_cpu_engines
-from hugcoder.launched import launched_processes, uses
+from hugcoder.launched import launched_processes, launched_rank, uses
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
 
@@ -264,7 +265,7 @@ class PretrainArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._check_precision()
         self._settle_accumulation(launched_processes())
-        super().__post_init__()
+        self._join()
         if self.n_gpu > 1:
             raise Refusal(
                 f"this is one process and {self.n_gpu} GPUs; start one process a GPU with "
@@ -298,6 +299,19 @@ class PretrainArguments(TrainingArguments):
                 f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
                 "fewer minutes or a longer --ddp_timeout."
             )
+
+    def _join(self) -> None:
+        """Let super() make the process group, and leave when all have joined it.
+
+        Whoever is refused leaves at once; others, still joining, would end in lost connections.
+        """
+        run, seconds = Path(self.output_dir), self.hang_timeout_minutes * 60
+        watchdog = HangWatchdog(run, seconds, launched_rank())
+        with watchdog.armed("while joining the other processes"):
+            is_joined = torch.distributed.is_initialized()
+            super().__post_init__()
+            if not is_joined:
+                self.distributed_state.wait_for_everyone()
 
     def _check_precision(self) -> None:
         """Refuse what the device cannot compute in; knows of the device by `use_cpu`."""

@@ -48,7 +48,9 @@ def check_a_whole_model(argv: list[str]) -> None:
 
     prepare_cpu_engines()
     is_fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    check_sharding(Accelerator(cpu=not is_fsdp), torch.nn.Linear(3, 5))
+    accelerator = Accelerator(cpu=not is_fsdp)
+    accelerator.wait_for_everyone()  # or one is refused and leaves while the other still joins
+    check_sharding(accelerator, torch.nn.Linear(3, 5))
 
 
 def show_signals(argv: list[str]) -> None:
@@ -60,6 +62,7 @@ def show_signals(argv: list[str]) -> None:
 
 def show_batch_under_mpi(argv: list[str]) -> None:
     """Print how a global batch of 8 rows is shared in the environment that mpirun makes."""
+    from hugcoder.agreement import disband
     from hugcoder.arguments import PretrainArguments
 
     ours = {"WORLD_SIZE": "SIZE", "RANK": "RANK", "LOCAL_RANK": "LOCAL_RANK"}
@@ -72,3 +75,4 @@ def show_batch_under_mpi(argv: list[str]) -> None:
         f"{made.world_size} processes x {made.train_batch_size} rows x "
         f"{made.gradient_accumulation_steps} = {made.rows_per_step} rows\n"
     )
+    disband()
