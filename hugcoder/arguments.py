@@ -209,7 +209,8 @@ class PretrainArguments(TrainingArguments):
     hang_timeout_minutes: float = _field(
         20.0,
         "Without a sign of life for so long, every process writes where its threads stand and the "
-        "run ends with exit code 76; 0 = never.",
+        "run ends with exit code 76; 0 = never. Until the first step has ended, 20 at least; 12 "
+        "hours while data, weights or a checkpoint are read and the model is written.",
     )
     resume_from_checkpoint: str | None = _field(
         None,

@@ -3,6 +3,7 @@
 Made once a session from the standard library of the running interpreter; nothing is downloaded.
 """
 
+import atexit
 import hashlib
 import json
 import os
@@ -25,8 +26,14 @@ MAX_FILE_BYTES = 40_000
 
 
 def pytest_configure(config) -> None:
-    """Mark what the tests start, and keep git's variables of a hook that runs them out of them."""
-    os.environ[processes.MARK] = f"{os.environ.get(processes.MARK, '')} {uuid.uuid4().hex}"
+    """Mark what the tests start, so that nothing of it is left behind whatever becomes of them.
+
+    Takes git's variables away, with which a hook that runs the tests would lead them astray.
+    """
+    mark = uuid.uuid4().hex
+    os.environ[processes.MARK] = f"{os.environ.get(processes.MARK, '')} {mark}"
+    # after all other ends, as of a logger's service, which were registered later
+    atexit.register(processes.end_marked, mark)
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         del os.environ[name]
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
@@ -38,11 +45,6 @@ def pytest_configure(config) -> None:
             raise KeyboardInterrupt  # fixtures come to their ends, as at Ctrl-C
 
         signal.signal(signal.SIGTERM, interrupt)
-
-
-def pytest_unconfigure(config) -> None:
-    """Leave no process behind, whatever became of the test that started it."""
-    processes.end_marked(os.environ[processes.MARK].split()[-1])
 
 
 def corpus_row(repo: str, path: str, text: str, language: str = "python") -> dict:

@@ -143,9 +143,10 @@ def ip(*words: str) -> None:
 @pytest.fixture
 def machines(tmp_path):
     """Two network namespaces with a cable between them; yields the words to start in one."""
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("needs iproute2 and the right to make network namespaces")
     tag = str(os.getpid())
+    probe = ["bash", "-c", f"ip netns add {tag} && ip netns delete {tag}"]
+    if shutil.which("ip") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("needs iproute2 and the right to make network namespaces")
     names = {host: f"{host}{tag}" for host in HOSTS}
     ends = {host: f"{host[0]}{tag}" for host in HOSTS}
     try:
@@ -209,7 +210,7 @@ def test_the_slurm_job_runs_on_two_machines_and_goes_on_when_queued_again(
     ends = 'for pid in "${pids[@]}"; do wait $pid || code=$?; done; exit $code'
     srun = f"while [[ $1 == --* ]]; do shift; done; code=0\n{tasks}\n{ends}"
     scontrol = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
-    scontrol = f'echo "$@" >> {tmp_path / "calls"}\n{scontrol}'
+    scontrol = f'echo "$@" >> "{tmp_path / "calls"}"\n{scontrol}'
     for name, text in (("srun", srun), ("scontrol", scontrol)):
         (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (programs / name).chmod(0o755)

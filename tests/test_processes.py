@@ -11,7 +11,7 @@ import pytest
 
 SHOW = "import signal; print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)])"
 # a shell's background job in a group of its own, and one in a session of its own
-STUBBORN = "set -m; trap '' TERM INT; sleep 1000 & setsid sleep 1000 & echo $! > {}; wait"
+STUBBORN = "set -m; trap '' TERM INT; sleep 1000 & setsid sleep 1000 & echo $! > '{}'; wait"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -140,6 +141,31 @@ def test_a_signal_is_passed_on_and_ends_the_babysitting(tmp_path, run, start, na
     assert attempts(run) == 1
 
 
+@pytest.mark.parametrize(
+    ("variables", "flags"),
+    [
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, ["--bf16", "false"]),
+        ({"CXX": "no-such-compiler"}, ["--torch_compile", "false"]),
+    ],
+)
+def test_the_quickstart_leaves_out_what_train_py_would_find_missing(tmp_path, variables, flags):
+    """Symptom: /proc/cpuinfo named instructions that the run was forbidden, and it took hours."""
+    for name in ("hugcoder", "scripts", "examples", "requirements.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv" / ".requirements")
+    program(tmp_path / "bin", "accelerate", f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')
+    program(tmp_path / "bin", "python", f'[ "$1" != -c ] || exec "{sys.executable}" "$@"')
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | variables
+    quickstart = ["bash", str(tmp_path / "scripts" / "quickstart.sh")]
+    ended = processes.run(quickstart, timeout=60, env=environment, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    words = (tmp_path / "words").read_text().splitlines()
+    at = words.index(flags[0])
+    assert words[at : at + 2] == flags
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(script):
     if shutil.which("shellcheck") is None:
@@ -168,7 +194,7 @@ def slurm(tmp_path, run) -> dict[str, str]:
         (place / name).symlink_to(ROOT / name)
     program(folder, "srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
     names = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
-    program(folder, "scontrol", f'echo "$@" >> {tmp_path / "calls"}\n{names}')
+    program(folder, "scontrol", f'echo "$@" >> "{tmp_path / "calls"}"\n{names}')
     return os.environ | {
         "PATH": f"{folder}:{os.environ['PATH']}",
         "SLURM_SUBMIT_DIR": str(place),
@@ -192,7 +218,7 @@ def test_the_slurm_job_starts_one_torchrun_a_machine_that_meet_on_the_first(
     from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
     from hugcoder.recipe import parse
 
-    program(tmp_path / "bin", "torchrun", f'printf "%s\\n" "$@" > {tmp_path / "words"}')
+    program(tmp_path / "bin", "torchrun", f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')
     ended = processes.run(SBATCH, timeout=60, env=slurm)
     assert ended.returncode == 0, ended.stderr
     words = (tmp_path / "words").read_text().splitlines()

@@ -1,7 +1,8 @@
 """Ends a run that hangs, and leaves behind where every thread of every rank stood.
 
 When nothing has moved on a rank for a while, it writes its stacks to stacks/rank-R.txt in the run
-folder and to the log, waits for the other ranks to do the same, and leaves with EXIT_HUNG. What
+folder and to the log, waits for the other ranks, who see it there and do the same, and leaves with
+EXIT_HUNG. What
 hangs for ever otherwise: a rank that waits for its data, a collective whose partner is elsewhere, a
 network that does not connect the machines.
 """
@@ -24,7 +25,7 @@ from hugcoder.run_status import read_step, write_status
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 5.0  # at most; for the other ranks, whose last sign of life may be younger
+GRACE_SECONDS = 5.0  # at most; for the other ranks to see that one hangs
 # Until the first step has ended, at least: kernels are compiled and shards are filled
 FIRST_STEP_SECONDS = 20 * 60.0
 # For work whose length nobody knows, while other ranks may wait for it: to read and hash, or to
@@ -50,6 +51,8 @@ class HangWatchdog(TrainerCallback):
         self._step: int | None = None
         self._file = None
         self._is_over: threading.Event | None = None
+        self._stacks_before: dict[str, int] = {}
+        self._is_giving_up = False
 
     @contextmanager
     def armed(self, place: str) -> Iterator[None]:
@@ -61,9 +64,10 @@ class HangWatchdog(TrainerCallback):
             yield
             return
         self._is_over = threading.Event()
+        self._stacks_before = self._stacks_of_others()
         self.at(place)
-        watch = threading.Thread(target=self._watch, name="hang watchdog", daemon=True)
-        watch.start()
+        self._thread = threading.Thread(target=self._watch, name="hang watchdog", daemon=True)
+        self._thread.start()
         try:
             yield
         finally:
@@ -97,6 +101,8 @@ class HangWatchdog(TrainerCallback):
 
     def _disarm(self) -> None:
         """Stop watching and leave nothing empty behind."""
+        if self._is_giving_up:  # others have left before us, and their connections were lost
+            self._thread.join()
         self._is_over.set()
         self._is_over = None
         faulthandler.cancel_dump_traceback_later()
@@ -110,25 +116,44 @@ class HangWatchdog(TrainerCallback):
                 self.path.parent.rmdir()
 
     def _watch(self) -> None:
-        is_over = self._is_over
-        while is_over is not None and not is_over.wait(min(1.0, self.seconds / 10)):
-            if time.monotonic() - self._fed > self._limit:
-                self._give_up()
+        is_over, pause = self._is_over, min(1.0, self.seconds / 10)
+        while not is_over.wait(pause):
+            quiet = time.monotonic() - self._fed
+            if quiet > self._limit:
+                self._give_up(f"nothing has moved for {self._limit / 60:g} minutes")
+            # a rank that waits for another may have begun to wait much later
+            if quiet > self.seconds / 10 and self._stacks_of_others() != self._stacks_before:
+                self._give_up(f"another rank hangs, and nothing has moved here for {quiet:.0f} s")
 
-    def _give_up(self) -> None:
+    def _stacks_of_others(self) -> dict[str, int]:
+        """The sizes of what other ranks have written, by name."""
+        paths = [path for path in self.path.parent.glob("rank-*.txt") if path != self.path]
+        sizes = {}
+        for path in paths:
+            with suppress(OSError):  # who leaves takes an empty one away
+                sizes[path.name] = path.stat().st_size
+        return {name: size for name, size in sizes.items() if size}
+
+    def _give_up(self, why: str) -> None:
+        self._is_giving_up = True
         sentence = (
-            f"rank {self.rank}: nothing has moved for {self._limit / 60:g} minutes {self._place}; "
-            f"the run ends, the stacks of all threads are in {self.path}"
+            f"rank {self.rank}: {why} {self._place}; the run ends, the stacks of all threads are "
+            f"in {self.path}"
         )
         logger.error(sentence)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        with suppress(OSError):  # on a full disk the log alone has them
+            self._write_stacks(sentence)
+        time.sleep(self.grace)
+        if self.rank == 0:  # last: where the main thread has failed meanwhile, it said so
+            with suppress(OSError):
+                step = read_step(self.run) if self._step is None else self._step
+                write_status(self.run, "hung", step, EXIT_HUNG)
+        os._exit(EXIT_HUNG)
+
+    def _write_stacks(self, sentence: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {sentence}\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
-        if self.rank == 0:
-            step = read_step(self.run) if self._step is None else self._step
-            write_status(self.run, "hung", step, EXIT_HUNG)
-        time.sleep(self.grace)
-        os._exit(EXIT_HUNG)
