@@ -101,7 +101,7 @@ def pretrain(
     logger.info("model: %s", size)
 
     # Resume or begin
-    watchdog.at("while looking for a checkpoint, which is read", LONG_SECONDS)
+    watchdog.at("while reading the checkpoint to go on from", LONG_SECONDS)
     run = Path(training_args.output_dir)
     store_manifest = token_store.manifest_of(Path(data_args.token_store))
     identity = run_identity(data_args, training_args, store_manifest, model.config.to_dict())

@@ -146,9 +146,10 @@ def _list_blobs(git_dir: Path) -> Iterator[Blob]:
             continue
         reason = "" if is_utf8(path) else "name_not_utf8"
         reason = {LINK_MODE: "link", SUBMODULE_MODE: "submodule"}.get(mode, reason)
-        if size == b"BAD":
+        is_read = reason not in ("link", "submodule")
+        if is_read and size == b"BAD":
             raise _lost(sha.decode(), path, git_dir)
-        num_bytes = 0 if reason in ("link", "submodule") else int(size)
+        num_bytes = int(size) if is_read else 0
         yield Blob(str(git_dir), repo, path, sha.decode(), num_bytes, license, commit, reason)
     _, errors = process.communicate()
     _check(process, git_dir, errors)

@@ -61,7 +61,7 @@ def test_a_rank_that_never_arrives_ends_the_run_with_the_stacks_of_who_waits(
 def test_work_of_unknown_length_has_a_longer_allowance(tmp_path):
     watchdog = HangWatchdog(tmp_path, 60.0, 0)
     assert watchdog._limit == 60
-    watchdog.at("while looking for a checkpoint", LONG_SECONDS)
+    watchdog.at("while reading the checkpoint", LONG_SECONDS)
     assert watchdog._limit == agreement.PATIENCE_SECONDS
     watchdog.at("while preparing the model", FIRST_STEP_SECONDS)
     assert watchdog._limit == 20 * 60

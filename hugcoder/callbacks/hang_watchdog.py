@@ -2,9 +2,8 @@
 
 When nothing has moved on a rank for a while, it writes its stacks to stacks/rank-R.txt in the run
 folder and to the log, waits for the other ranks, who see it there and do the same, and leaves with
-EXIT_HUNG. What
-hangs for ever otherwise: a rank that waits for its data, a collective whose partner is elsewhere, a
-network that does not connect the machines.
+EXIT_HUNG. What hangs for ever otherwise: a rank that waits for its data, a collective whose partner
+is elsewhere, a network that does not connect the machines.
 """
 
 import faulthandler
