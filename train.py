@@ -19,6 +19,7 @@ from hugcoder.refusal import EXIT_STOPPED, entry_point
 
 if TYPE_CHECKING:  # the modules themselves are loaded once the words are known to be right
     from hugcoder.arguments import PretrainArguments
+    from hugcoder.callbacks.hang_watchdog import HangWatchdog
     from hugcoder.callbacks.stop_requests import StopSignals
     from hugcoder.identity import Identity
     from hugcoder.model import ModelSize
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         PretrainArguments,
         check_arguments,
     )
+    from hugcoder.callbacks.hang_watchdog import HangWatchdog
     from hugcoder.callbacks.stop_requests import listening, refuse_while_stopped
     from hugcoder.ownership import owned_by_rank_0
     from hugcoder.run_status import kept_status
@@ -51,29 +53,38 @@ def main(argv: list[str] | None = None) -> None:
     start_logging(training_args)
 
     run = Path(training_args.output_dir)
-    is_rank_0 = training_args.process_index == 0
-    with (
-        owned_by_rank_0(run),
-        listening() as signals,
-        kept_status(run, is_rank_0) as status,
-    ):
-        check_arguments(model_args, data_args, training_args)
-        check_launch(training_args)
-        refuse_while_stopped(run)
-        pretrain(groups, signals, status)
-    disband()
+    rank = training_args.process_index
+    watchdog = HangWatchdog(run, training_args.hang_timeout_minutes * 60, rank)
+    with watchdog.armed("while agreeing to start with the other processes"):
+        with (
+            owned_by_rank_0(run),
+            listening() as signals,
+            kept_status(run, rank == 0) as status,
+        ):
+            check_arguments(model_args, data_args, training_args)
+            check_launch(training_args)
+            refuse_while_stopped(run)
+            pretrain(groups, signals, status, watchdog)
+        watchdog.at("while leaving together with the other processes")
+        disband()
 
 
-def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
+def pretrain(
+    groups: list, signals: "StopSignals", status: "RunStatus", watchdog: "HangWatchdog"
+) -> None:
     """Load, build, begin or go on, train and save.
 
-    Args: signals: requests to stop, listened to from the start. status: what status.json will say.
+    Args:
+        signals: requests to stop, listened to from the start.
+        status: what status.json will say.
+        watchdog: ends a run that hangs, and is told what is done.
     """
     model_args, data_args, training_args = groups
     from transformers import set_seed
 
     from hugcoder import checkpoint, token_store
     from hugcoder.agreement import disband
+    from hugcoder.callbacks.hang_watchdog import LONG_SECONDS
     from hugcoder.callbacks.stop_requests import StopRequests
     from hugcoder.data import load_codec, load_held_out, load_rows
     from hugcoder.identity import run_identity
@@ -82,18 +93,21 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     from hugcoder.training_data import corpora_of_run
 
     # Data: token store -> pieces -> FIM units -> rows
+    watchdog.at("while reading the data", LONG_SECONDS)
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training_args, codec)
     held_out = load_held_out(data_args, training_args, codec)
     logger.info(rows.summary())
 
     # Model
+    watchdog.at("while building the model", LONG_SECONDS)
     set_seed(training_args.seed)
     model = build_model(model_args, codec, data_args.max_seq_length, training_args)
     size = measure_model(model, data_args.max_seq_length)
     logger.info("model: %s", size)
 
     # Resume or begin
+    watchdog.at("while reading the checkpoint to go on from", LONG_SECONDS)
     run = Path(training_args.output_dir)
     store_manifest = token_store.manifest_of(Path(data_args.token_store))
     identity = run_identity(data_args, training_args, store_manifest, model.config.to_dict())
@@ -107,7 +121,9 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     record_start(groups, rows, size, identity, resume_from, corpora)
 
     # Train and save
-    trainer = PretrainTrainer(model, training_args, rows, held_out, size, identity.facts, corpora)
+    trainer = PretrainTrainer(
+        model, training_args, rows, held_out, size, identity.facts, corpora, watchdog
+    )
     stop_requests = StopRequests(run, signals, trainer.checkpoints.finish)
     trainer.add_callback(stop_requests)
     trainer.add_callback(status)

@@ -1,13 +1,15 @@
 """Files of git repositories as their HEAD commit has them, work tree or bare, without a checkout.
 
 What is not committed is not read, so that the commit tells exactly what went in. Links and
-submodules are never followed. Runs the git program; holds no git of its own.
+submodules are never followed. Runs the git program; holds no git of its own. A repository may come
+from anybody: nothing that its configuration names is run, and nothing is fetched for it.
 """
 
 import itertools
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,29 @@ from data_prep.on_disk import SKIPPED_FOLDERS, existing_folder, in_chunks, is_ut
 from hugcoder.refusal import Refusal
 
 READ_BYTES = 1 << 20
+# A partial clone fetches what it lacks when it is asked for it, by a command that its config may
+# name. Two locks, for a git before 2.39.4 knows only the second.
+ENVIRONMENT = {
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "none",  # no transport has this name
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",  # else a blob is not the one that its name and commit promise
+    "LC_ALL": "C",
+}
+# Commands that a config may name beside a remote's, none of which reading needs
+COMMANDS_OF_A_CONFIG = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.sshCommand": "false",
+    "core.gitProxy": "false",
+    "core.askPass": "false",
+    "core.alternateRefsCommand": "false",
+    "credential.helper": "",
+    "protocol.allow": "never",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+}
 LINK_MODE, SUBMODULE_MODE = b"120000", b"160000"
 
 
@@ -63,18 +88,21 @@ def _git_dir(folder: Path) -> Path | None:
 
 def _command(git_dir: Path | str, *words: str) -> list[str]:
     # named by its folder, so that git never takes a repository further up for a broken one
-    return ["git", f"--git-dir={git_dir}", "-c", f"safe.directory={git_dir}", *words]
+    settings = COMMANDS_OF_A_CONFIG | {"safe.directory": str(git_dir)}
+    pairs = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    return ["git", "--no-pager", f"--git-dir={git_dir}", *pairs, *words]
 
 
 def _start(git_dir: Path | str, *words: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+    # without ours, which in a hook of git name another repository and its objects
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         return subprocess.Popen(
             _command(git_dir, *words),
             stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=inherited | ENVIRONMENT,
         )
     except FileNotFoundError:
         raise Refusal(
@@ -92,6 +120,11 @@ def _run(git_dir: Path, *words: str) -> bytes:
 def _check(process: subprocess.Popen[bytes], git_dir: Path | str, errors: bytes) -> None:
     if process.returncode:
         said = " ".join(errors.decode(errors="replace").split())
+        if "promisor remote" in said or "not allowed" in said:  # a transport, by our environment
+            raise Refusal(
+                f"sources: {git_dir} is a partial clone and lacks files of its HEAD, which are not "
+                "fetched here; clone it without --filter, or use type=folder."
+            )
         raise Refusal(
             f"sources: git cannot read HEAD of {git_dir} ({said[:200]}); commit something, repair "
             "it, or use type=folder."
@@ -113,7 +146,10 @@ def _list_blobs(git_dir: Path) -> Iterator[Blob]:
             continue
         reason = "" if is_utf8(path) else "name_not_utf8"
         reason = {LINK_MODE: "link", SUBMODULE_MODE: "submodule"}.get(mode, reason)
-        num_bytes = 0 if reason in ("link", "submodule") else int(size)
+        is_read = reason not in ("link", "submodule")
+        if is_read and size == b"BAD":
+            raise _lost(sha.decode(), path, git_dir)
+        num_bytes = int(size) if is_read else 0
         yield Blob(str(git_dir), repo, path, sha.decode(), num_bytes, license, commit, reason)
     _, errors = process.communicate()
     _check(process, git_dir, errors)
@@ -159,12 +195,17 @@ def read(items: list[list]) -> Iterator[RawFile]:
 
 def _load(process: subprocess.Popen[bytes], blob: Blob) -> bytes:
     """The bytes of a blob. Raises: Refusal when git has lost it."""
-    process.stdin.write(blob.sha.encode() + b"\n")
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # git has ended, and answers nothing below
+        process.stdin.write(blob.sha.encode() + b"\n")
+        process.stdin.flush()
     header = process.stdout.readline().split()
     if len(header) != 3:
-        raise Refusal(
-            f"sources: git has no object {blob.sha} ({blob.path}) in {blob.git_dir}; fetch the "
-            "whole history or use type=folder."
-        )
+        raise _lost(blob.sha, blob.path, blob.git_dir)
     return process.stdout.read(int(header[2]) + 1)[:-1]
+
+
+def _lost(sha: str, path: str, git_dir: Path | str) -> Refusal:
+    return Refusal(
+        f"sources: git has no object {sha} ({path}) in {git_dir}; fetch the whole history or use "
+        "type=folder."
+    )

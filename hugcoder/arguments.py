@@ -7,8 +7,6 @@ pretraining). `check_arguments` refuses what contradicts across groups. No GPU i
 
 import importlib.util
 import logging
-import os
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,9 +17,11 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import ParallelMode
 
 import fim
+from hugcoder import hardware
 from hugcoder.batch_size import rows_at_a_time
+from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.cpu_engines import prepare_cpu_engines
-from hugcoder.launched import launched_processes, uses
+from hugcoder.launched import launched_processes, launched_rank, uses
 from hugcoder.ranges import COUNT_OR_NONE, Range, check_ranges
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
@@ -215,7 +215,8 @@ class PretrainArguments(TrainingArguments):
     hang_timeout_minutes: float = _field(
         20.0,
         "Without a sign of life for so long, every process writes where its threads stand and the "
-        "run ends with exit code 76; 0 = never.",
+        "run ends with exit code 76; 0 = never. Until the first step has ended, 20 at least; 12 "
+        "hours while data, weights or a checkpoint are read and the model is written.",
     )
     resume_from_checkpoint: str | None = _field(
         None,
@@ -254,8 +255,9 @@ class PretrainArguments(TrainingArguments):
         self._check_guards()
         prepare_cpu_engines(fsdp=bool(self.fsdp))  # the process group is made in super()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self._check_precision()
         self._settle_batch(launched_processes())
-        super().__post_init__()
+        self._join()
         if self.n_gpu > 1:
             raise Refusal(
                 f"this is one process and {self.n_gpu} GPUs; start one process a GPU with "
@@ -267,10 +269,11 @@ class PretrainArguments(TrainingArguments):
                 f"{launched_processes()} processes were launched, but {self.world_size} train "
                 "together. Start them with accelerate launch or torchrun, one process a GPU."
             )
-        if self.torch_compile and self.use_cpu and not shutil.which(os.environ.get("CXX", "g++")):
+        compiler = hardware.missing_compiler()
+        if self.torch_compile and self.use_cpu and compiler:
             raise Refusal(
-                "torch_compile on a CPU needs a C++ compiler and g++ is not there; install it "
-                "(apt-get install g++) or give --torch_compile false."
+                f"torch_compile on a CPU needs a C++ compiler and {compiler} is not there; install "
+                "it (apt-get install g++) or give --torch_compile false."
             )
         if self.use_muon and uses("DEEPSPEED"):
             raise Refusal(
@@ -301,10 +304,31 @@ class PretrainArguments(TrainingArguments):
                 f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
                 "fewer minutes or a longer --ddp_timeout."
             )
-        if self.fp16 and not torch.accelerator.is_available() and not uses("DEEPSPEED"):
-            raise Refusal(
-                "fp16 true needs a GPU and there is none; give --bf16 true, or neither for float32."
-            )
+
+    def _join(self) -> None:
+        """Let super() make the process group, and leave when all have joined it.
+
+        Whoever is refused leaves at once; others, still joining, would end in lost connections.
+        """
+        run, seconds = Path(self.output_dir), self.hang_timeout_minutes * 60
+        watchdog = HangWatchdog(run, seconds, launched_rank())
+        with watchdog.armed("while joining the other processes"):
+            is_joined = torch.distributed.is_initialized()
+            super().__post_init__()
+            if not is_joined:
+                self.distributed_state.wait_for_everyone()
+
+    def _check_precision(self) -> None:
+        """Refuse what the device cannot compute in; knows of the device by `use_cpu`."""
+        on_cpu = self.use_cpu or uses("CPU")
+        for precision, other in (("fp16", "bf16"), ("bf16", "fp16")):
+            asked = getattr(self, precision)
+            if asked and not hardware.can_train_in(precision, on_cpu, uses("DEEPSPEED")):
+                place = "this processor" if on_cpu else hardware.device_name()
+                raise Refusal(
+                    f"{precision} true is not possible on {place}; give --{other} true, or neither "
+                    "for float32."
+                )
 
     def _settle_batch(self, num_devices: int) -> None:
         """Derive rows at a time and accumulation from the rows of a step; DeepSpeed reads them."""
@@ -360,6 +384,12 @@ def check_arguments(
         raise Refusal(
             "use_liger_kernel true needs liger-kernel, which is not installed "
             "(requirements-gpu.txt); install it, or give --use_liger_kernel false."
+        )
+    is_bf16_on_cpu = training.bf16 and training.device.type == "cpu"
+    if is_bf16_on_cpu and not hardware.processor_has_bf16() and training.process_index == 0:
+        logger.warning(
+            "this processor has no bf16 instructions: bf16 true is emulated, as fast as float32 at "
+            "best and many times slower below AVX-512; --bf16 false trains in float32"
         )
     if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
         raise Refusal(

@@ -1,9 +1,14 @@
-"""What the hardware can do: peak rates, memory in use, and the formula of model FLOPs.
+"""What the hardware can do: precisions, peak rates, memory in use, and the formula of model FLOPs.
 
-Holds the figures that throughput and MFU are computed from; nothing here chooses a device.
+The one place that asks which precision a device or a processor has, and the figures that
+throughput and MFU are computed from; nothing here chooses a device.
 """
 
+import os
+import platform
 import resource
+import shutil
+from typing import Literal
 
 import torch
 
@@ -38,6 +43,50 @@ def check_device(name: str) -> None:
 def device_name() -> str:
     """Name of the training device, as its maker calls it."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def can_train_in(precision: Literal["fp16", "bf16"], on_cpu: bool, is_deepspeed: bool) -> bool:
+    """Whether the training device takes a precision; the question that the engine itself asks.
+
+    DeepSpeed trains in fp16 on processors that have it, accelerate only on GPUs; both train in
+    bf16 on every processor, which emulates what it lacks.
+    """
+    if is_deepspeed:
+        from deepspeed.accelerator import get_accelerator
+
+        device = get_accelerator()
+        has = device.is_fp16_supported if precision == "fp16" else device.is_bf16_supported
+        return bool(has())  # its answer for a processor without fp16 is None
+    if on_cpu:
+        return precision == "bf16"
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    return precision == "fp16" or is_torch_bf16_gpu_available()
+
+
+def processor_has_fp16() -> bool:
+    """Whether this processor computes in fp16; without, DeepSpeed takes it for no type of a CPU."""
+    return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+def processor_has_bf16() -> bool:
+    """Whether this processor has instructions for bf16.
+
+    Emulated, matrices take as long as in float32 at best, and 40 times as long below AVX-512. What
+    ONEDNN_MAX_CPU_ISA forbids is not there; oneDNN alone would take any AVX-512 for bf16.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    known = torch.cpu.get_capabilities()
+    return known["avx512_bf16"] or known["amx_bf16"]
+
+
+def missing_compiler() -> str:
+    """The C++ compiler that torch.compile calls on a CPU where it is not there; "" where it is."""
+    compiler = os.environ.get("CXX", "g++")
+    return "" if shutil.which(compiler) else compiler
 
 
 def peak_flops() -> float | None:

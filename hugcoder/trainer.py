@@ -24,7 +24,7 @@ from hugcoder import checkpoint, hyperparameters, random_state, zero
 from hugcoder.arguments import PretrainArguments
 from hugcoder.batch import PackedCollator
 from hugcoder.callbacks.data_seen import DataSeen
-from hugcoder.callbacks.hang_watchdog import HangWatchdog
+from hugcoder.callbacks.hang_watchdog import FIRST_STEP_SECONDS, LONG_SECONDS, HangWatchdog
 from hugcoder.callbacks.isolation_proof import IsolationProof
 from hugcoder.callbacks.kept_state import KeptState
 from hugcoder.callbacks.metrics_file import MetricsFile
@@ -56,6 +56,7 @@ class PretrainTrainer(Trainer):
         held_out: rows of held-out repositories, `left_to_right` and `fim`; empty = not scored.
         identity: what a checkpoint must share with a run that resumes from it.
         corpora: what the weights have seen, for the manifests; see hugcoder.training_data.
+        watchdog: told what the trainer does, where somebody has armed it.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PretrainTrainer(Trainer):
         size: ModelSize,
         identity: dict[str, Any],
         corpora: Sequence[str] = (),
+        watchdog: HangWatchdog | None = None,
     ):
         is_flash = model.config._attn_implementation.startswith("flash")
         collator = PackedCollator(is_flash)
@@ -95,10 +97,11 @@ class PretrainTrainer(Trainer):
         self.loss_sums = LossSums(args.device, has_kinds=not args.use_liger_kernel)
         run = Path(args.output_dir)
         self.skipped_steps = SkippedSteps(run / "skipped_steps.jsonl", rows, args.rows_per_step)
-        self.hang_watchdog = HangWatchdog(run, args.hang_timeout_minutes * 60, args.process_index)
+        self.hang_watchdog = watchdog or HangWatchdog(run, 0, args.process_index)
         self.last_evaluated_step = -1
         for bar in (ProgressCallback, PrinterCallback):
             self.remove_callback(bar)
+        self.add_callback(self.hang_watchdog)  # first: the self-test below is watched as a step
         self.add_callback(self.throughput)
         self.add_callback(self.data_seen)
         self.add_callback(IsolationProof(self))
@@ -108,7 +111,6 @@ class PretrainTrainer(Trainer):
         self.add_callback(
             KeptState({"gradient_guard": self.gradient_guard, "loss_sums": self.loss_sums})
         )
-        self.add_callback(self.hang_watchdog)
         self.add_callback(self.checkpoints)
         if args.use_liger_kernel:
             logger.warning(
@@ -118,11 +120,11 @@ class PretrainTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint:
+            self.hang_watchdog.at("while loading the checkpoint", LONG_SECONDS)
             self.checkpoints.check_resumable(Path(resume_from_checkpoint))
-        try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        finally:
-            self.hang_watchdog.disarm()
+        else:
+            self.hang_watchdog.at("while preparing the model", FIRST_STEP_SECONDS)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()
@@ -252,6 +254,7 @@ class PretrainTrainer(Trainer):
         """Score held-out rows: bits per byte left-to-right, and of middles given both sides."""
         self.last_evaluated_step = self.state.global_step
         self.throughput.pause()
+        self.hang_watchdog.feed(self.state)
         scored = {
             name: score_rows(
                 self.model,
@@ -321,6 +324,7 @@ class PretrainTrainer(Trainer):
     def export(self) -> Path:
         """Write the final model with its tokenizer to <run>/model; collective, all ranks call
         it."""
+        self.hang_watchdog.at("while writing the model", LONG_SECONDS)
         folder = Path(self.args.output_dir) / checkpoint.FINAL_MODEL
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")

@@ -121,6 +121,13 @@ def _check_recipe_owns_the_numbers(arguments: PretrainArguments) -> None:
             f"accelerate was started with mixed_precision {precision}, but the recipe says {own}; "
             "precision belongs into the recipe (bf16: true): leave mixed_precision out of the YAML."
         )
+    plugin = getattr(arguments, "deepspeed_plugin", None)
+    for name in ("fp16", "bf16") if plugin else ():
+        if plugin.deepspeed_config.get(name, {}).get("enabled") is True and name != own:
+            raise Refusal(
+                f"DeepSpeed's configuration says {name}, but the recipe says {own}; precision "
+                f'belongs into the recipe ({name}: true): say "enabled": "auto" there.'
+            )
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if compiler.lower() != "no" and not arguments.torch_compile:
         raise Refusal(

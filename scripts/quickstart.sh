@@ -8,14 +8,16 @@ run=runs/quickstart
 began=$SECONDS
 step() { printf '\n== %s  (%d s since the start)\n' "$1" $((SECONDS - began)); }
 
-# bf16 and torch.compile pay only where the processor and a compiler support them
+# bf16 and torch.compile pay only where the processor and a compiler support them: train.py's own questions
+question='from hugcoder import hardware; print(hardware.processor_has_bf16(), hardware.missing_compiler())'
+read -r has_bf16 compiler < <(python -c "$question")
 flags=()
-if ! grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo 2> /dev/null; then
+if [ "$has_bf16" = False ]; then
     echo "this processor has no bf16 instructions: training in float32, about half as fast"
     flags+=(--bf16 false)
 fi
-if ! command -v g++ > /dev/null; then
-    echo "g++ is not installed: training without torch.compile, a quarter slower"
+if [ -n "$compiler" ]; then
+    echo "$compiler is not installed: training without torch.compile, a quarter slower"
     flags+=(--torch_compile false)
 fi
 

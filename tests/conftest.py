@@ -3,13 +3,18 @@
 Made once a session from the standard library of the running interpreter; nothing is downloaded.
 """
 
+import atexit
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sysconfig
+import uuid
 from pathlib import Path
 
+import processes
 import pytest
 
 from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN, fingerprint_of
@@ -19,6 +24,28 @@ from hugcoder.special_tokens import SPECIAL_TOKENS
 
 REPOSITORIES = {TRAIN: ("json", "email", "asyncio", "logging"), HELD_OUT: ("concurrent", "html")}
 MAX_FILE_BYTES = 40_000
+
+
+def pytest_configure(config) -> None:
+    """Mark what the tests start, so that nothing of it is left behind whatever becomes of them.
+
+    Takes git's variables away, with which a hook that runs the tests would lead them astray.
+    """
+    mark = uuid.uuid4().hex
+    os.environ[processes.MARK] = f"{os.environ.get(processes.MARK, '')} {mark}"
+    # after all other ends, as of a logger's service, which were registered later
+    atexit.register(processes.end_marked, mark)
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        del os.environ[name]
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        tests = os.getpid()
+
+        def interrupt(number: int, frame) -> None:
+            if os.getpid() != tests:  # a data worker that was forked
+                os._exit(128 + number)
+            raise KeyboardInterrupt  # fixtures come to their ends, as at Ctrl-C
+
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def corpus_row(repo: str, path: str, text: str, language: str = "python") -> dict:
@@ -164,6 +191,20 @@ def ranks(tmp_path_factory):
     server = Ranks(tmp_path_factory.mktemp("ranks"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def start():
+    """Starts programs that end with the test; see tests/processes.py."""
+    started = []
+
+    def begin(words: list[str], **settings) -> subprocess.Popen:
+        started.append(processes.start(words, **settings))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        processes.end(process)
 
 
 @pytest.fixture

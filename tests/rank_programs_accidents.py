@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import train
+from hugcoder import agreement
 from hugcoder.callbacks import stop_requests
 from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.trainer import PretrainTrainer
@@ -129,6 +130,34 @@ def with_a_rank_asleep(argv: list[str]) -> None:
         feed(self, state)
 
     PackedRows.__getitem__, HangWatchdog.feed = slow_item, feed_less
+    train.main(argv[1:])
+
+
+def without_a_rank(argv: list[str]) -> None:
+    """Let one rank never arrive. rank; place: join, agree or leave."""
+    given = json.loads(argv[0])
+    is_here = os.environ.get("RANK", "0") == str(given["rank"])
+    holder, name = {
+        "join": (train, "main"),
+        "agree": (stop_requests, "refuse_while_stopped"),
+        "leave": (agreement, "disband"),
+    }[given["place"]]
+    do = getattr(holder, name)
+
+    def do_unless_here(*args, **kwargs):
+        if is_here:
+            time.sleep(600)
+        return do(*args, **kwargs)
+
+    setattr(holder, name, do_unless_here)
+    train.main(argv[1:])
+
+
+def without_fp16(argv: list[str]) -> None:
+    """Let DeepSpeed and torch know of no fp16 on this processor."""
+    import torch
+
+    torch.ops.mkldnn._is_mkldnn_fp16_supported = lambda: False
     train.main(argv[1:])
 
 

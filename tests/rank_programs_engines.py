@@ -48,11 +48,21 @@ def check_a_whole_model(argv: list[str]) -> None:
 
     prepare_cpu_engines()
     is_fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    check_sharding(Accelerator(cpu=not is_fsdp), torch.nn.Linear(3, 5))
+    accelerator = Accelerator(cpu=not is_fsdp)
+    accelerator.wait_for_everyone()  # or one is refused and leaves while the other still joins
+    check_sharding(accelerator, torch.nn.Linear(3, 5))
+
+
+def show_signals(argv: list[str]) -> None:
+    """Print what is done at Ctrl-C, and when the terminal is closed."""
+    import signal
+
+    sys.stdout.write(f"{[signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)]}\n")
 
 
 def show_batch_under_mpi(argv: list[str]) -> None:
     """Print how a global batch of 8 rows is shared in the environment that mpirun makes."""
+    from hugcoder.agreement import disband
     from hugcoder.arguments import PretrainArguments
 
     ours = {"WORLD_SIZE": "SIZE", "RANK": "RANK", "LOCAL_RANK": "LOCAL_RANK"}
@@ -65,3 +75,4 @@ def show_batch_under_mpi(argv: list[str]) -> None:
         f"{made.world_size} processes x {made.train_batch_size} rows x "
         f"{made.gradient_accumulation_steps} = {made.rows_per_step} rows\n"
     )
+    disband()

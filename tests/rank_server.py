@@ -8,10 +8,12 @@ an entry point, in the environment a launcher would have made.
 
 import json
 import os
+import select
 import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def fork_rank(rank: int, request: dict) -> int:
         return pid
     code = 1
     try:
+        os.setpgid(0, 0)  # to be ended with its data workers
         log = os.open(f"{request['log']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -83,7 +86,8 @@ def run_rank(rank: int, request: dict) -> int:
 def wait(pids: list[int], timeout: float, grace: float) -> list[int]:
     """Exit codes, negative for signals.
 
-    Ranks that outlive one that failed by `grace` seconds, or the timeout, are killed.
+    Ranks that outlive one that failed by `grace` seconds, the timeout, or the tests that asked for
+    them are killed, and whatever a rank has left behind.
     """
     codes: dict[int, int] = {}
     deadline = time.monotonic() + timeout
@@ -94,11 +98,19 @@ def wait(pids: list[int], timeout: float, grace: float) -> list[int]:
                 codes[pid] = os.waitstatus_to_exitcode(status)
                 if codes[pid]:
                     deadline = min(deadline, time.monotonic() + grace)
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or nobody_asks():
             for pid in set(pids) - set(codes):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
     return [codes[pid] for pid in pids]
+
+
+def nobody_asks() -> bool:
+    """Whether standard input has come to its end; a next request waits for this one's answer."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 if __name__ == "__main__":

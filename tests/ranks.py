@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +37,7 @@ class Ranks:
 
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
-        self.server = subprocess.Popen(
+        self.server = processes.start(
             [sys.executable, str(ROOT / "tests" / "rank_server.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -95,8 +97,10 @@ class Ranks:
         return self.wait()
 
     def close(self) -> None:
-        self.server.stdin.close()
-        self.server.wait(timeout=30)
+        self.server.stdin.close()  # it ends the ranks that are still there
+        with suppress(subprocess.TimeoutExpired):
+            self.server.wait(timeout=30)
+        processes.end(self.server)
 
 
 def launch_environment(config: str | Path, world: int) -> dict[str, str]:

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import os
-import subprocess
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 
@@ -141,7 +141,8 @@ def test_a_launcher_starts_train_py_with_words_that_parse(script, tmp_path, monk
         program.chmod(0o755)
     command = ["bash", str(ROOT / "scripts" / script), "--learning_rate", "2e-4"]
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    printed = processes.run(command, timeout=60, env=environment)
+    assert printed.returncode == 0, printed.stderr
     words = printed.stdout.splitlines()
     at = words.index("train.py")
     assert "8" in words[:at]

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+import processes
 import pytest
 
 from data_prep import collect, on_disk, pipeline
@@ -286,7 +286,7 @@ def test_a_killed_worker_ends_in_a_sentence(tree, tmp_path):
         list(run_tasks(_die, [(1,), (2,)], 2))
 
 
-def test_a_parent_that_is_killed_leaves_no_worker_behind(tmp_path):
+def test_a_parent_that_is_killed_leaves_no_worker_behind(tmp_path, start):
     program = (
         "import os, time\n"
         "from data_prep.workers import run_tasks\n"
@@ -298,18 +298,15 @@ def test_a_parent_that_is_killed_leaves_no_worker_behind(tmp_path):
     (tmp_path / "parent.py").write_text(program)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     words = [sys.executable, str(tmp_path / "parent.py")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as parent:
-        worker = int(parent.stdout.readline())
-        os.kill(worker, 0)
-        parent.kill()
-    for _ in range(100):
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
+    parent = start(words, stdout=subprocess.PIPE, env=environment)
+    worker = int(parent.stdout.readline())
+    os.kill(worker, 0)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while left := processes.marked(parent.mark):
+        assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail(f"worker {worker} is still there")
 
 
 def _die(number: int) -> None:

@@ -215,7 +215,7 @@ def test_a_fused_loss_is_logged_alike(tiny):
     [
         ({"skip_spike_sigmas": -1}, "skip_spike_sigmas -1 is out of range; give 0 or more."),
         ({"max_skipped_steps": -1}, "max_skipped_steps -1 is out of range; give a whole number"),
-        ({"fp16": True}, "fp16 true needs a GPU and there is none; give --bf16 true"),
+        ({"fp16": True}, "fp16 true is not possible on this processor; give --bf16 true"),
         ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint True is not possible here"),
     ],
 )

@@ -1,8 +1,13 @@
 """A run that hangs ends, and shows where each of its ranks stood."""
 
+import json
+
 import pytest
 from run_in_ranks import status_of
+from transformers import TrainerState
 
+from hugcoder import agreement
+from hugcoder.callbacks.hang_watchdog import FIRST_STEP_SECONDS, LONG_SECONDS, HangWatchdog
 from hugcoder.refusal import Refusal
 
 PATIENT = {"hang_timeout_minutes": 5}  # until step 1 has ended
@@ -15,13 +20,53 @@ def test_a_rank_asleep_in_its_data_ends_the_run_with_the_stacks_of_all(tiny):
     )
     run = tiny.folder / "run"
     stacks = [(run / "stacks" / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
-    assert all("nothing has moved for 0.1 minutes after step 1" in text for text in stacks)
+    sentences = ("nothing has moved for 0.1 minutes after step 1", "another rank hangs, and")
+    assert all(any(sentence in text for sentence in sentences) for text in stacks)
     assert "in slow_item" in stacks[1]
     assert "in slow_item" not in stacks[0]
     assert "in training_step" in stacks[0] or "in _get_num_items_in_batch" in stacks[0]
     assert "in slow_item" in hung.of_rank(1)
     status = status_of(run)
     assert (status["status"], status["step"], status["exit_code"]) == ("hung", 1, 76)
+
+
+@pytest.mark.parametrize(
+    ("place", "frame", "words"),
+    [
+        ("join", "in _join", "while joining the other processes"),
+        ("agree", "in refuse_while_stopped", "while agreeing to start with the other processes"),
+        pytest.param(
+            *("leave", "in disband", "while leaving together with the other processes"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_rank_that_never_arrives_ends_the_run_with_the_stacks_of_who_waits(
+    tiny, place, frame, words
+):
+    """Symptom: armed once training began, a network that hung before it left no stacks."""
+    given = {"rank": 1, "place": place}
+    argv = tiny.argv("run", max_steps=2, hang_timeout_minutes=0.1)
+    program = "rank_programs_accidents:without_a_rank"
+    settings = {"config": "ddp.yaml", "main": program, "grace": 1.0}
+    world = tiny.ranks.run([json.dumps(given), *argv], **settings)
+    run = tiny.folder / "run"
+    assert world.codes[0] == 76, world.output
+    stacks = (run / "stacks" / "rank-0.txt").read_text()
+    assert f"nothing has moved for 0.1 minutes {words}" in stacks
+    assert frame in stacks
+    assert status_of(run)["status"] == "hung"
+
+
+def test_work_of_unknown_length_has_a_longer_allowance(tmp_path):
+    watchdog = HangWatchdog(tmp_path, 60.0, 0)
+    assert watchdog._limit == 60
+    watchdog.at("while reading the checkpoint", LONG_SECONDS)
+    assert watchdog._limit == agreement.PATIENCE_SECONDS
+    watchdog.at("while preparing the model", FIRST_STEP_SECONDS)
+    assert watchdog._limit == 20 * 60
+    watchdog.feed(TrainerState())
+    assert watchdog._limit == 60
 
 
 @pytest.mark.slow

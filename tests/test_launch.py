@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from run_in_ranks import command_line, metrics_of, tiny_words
 
@@ -49,8 +50,7 @@ def flags(store, model_config, tmp_path):
 
 
 def launch(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    settings = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
-    return subprocess.run(words, env=environment, **settings)
+    return processes.run(words, timeout=300, env=environment, cwd=ROOT)
 
 
 def finishes(words: list[str], environment: dict[str, str], run: Path) -> str:
@@ -106,22 +106,6 @@ def test_several_cpu_processes_that_accelerate_does_not_start_are_refused(
     assert "asked for several processes and started one" in launched.stderr
 
 
-@pytest.fixture
-def start():
-    """Starts a program in a process group of its own, and ends it with the test."""
-    started = []
-
-    def begin(words: list[str], **settings) -> subprocess.Popen:
-        started.append(subprocess.Popen(words, start_new_session=True, text=True, **settings))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.terminate()  # babysit.sh passes it on and ends
-            process.wait(timeout=60)
-
-
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 200
     while not path.exists():
@@ -135,7 +119,7 @@ def test_babysit_brings_a_killed_run_to_its_end(environment, flags, start, tmp_p
     words = ["bash", "scripts/babysit.sh", str(run), sys.executable, "train.py"]
     words += flags(max_steps=300, save_steps=20)
     environment |= {"FIRST_PAUSE_SECONDS": "0"}
-    babysit = start(words, env=environment, cwd=ROOT, stderr=subprocess.PIPE)
+    babysit = start(words, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(run / "checkpoint-20" / "manifest.json", babysit)
     child = Path(f"/proc/{babysit.pid}/task/{babysit.pid}/children").read_text().split()[0]
     os.kill(int(child), signal.SIGKILL)
@@ -159,9 +143,10 @@ def ip(*words: str) -> None:
 @pytest.fixture
 def machines(tmp_path):
     """Two network namespaces with a cable between them; yields the words to start in one."""
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("needs iproute2 and the right to make network namespaces")
     tag = str(os.getpid())
+    probe = ["bash", "-c", f"ip netns add {tag} && ip netns delete {tag}"]
+    if shutil.which("ip") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("needs iproute2 and the right to make network namespaces")
     names = {host: f"{host}{tag}" for host in HOSTS}
     ends = {host: f"{host[0]}{tag}" for host in HOSTS}
     try:
@@ -225,7 +210,7 @@ def test_the_slurm_job_runs_on_two_machines_and_goes_on_when_queued_again(
     ends = 'for pid in "${pids[@]}"; do wait $pid || code=$?; done; exit $code'
     srun = f"while [[ $1 == --* ]]; do shift; done; code=0\n{tasks}\n{ends}"
     scontrol = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
-    scontrol = f'echo "$@" >> {tmp_path / "calls"}\n{scontrol}'
+    scontrol = f'echo "$@" >> "{tmp_path / "calls"}"\n{scontrol}'
     for name, text in (("srun", srun), ("scontrol", scontrol)):
         (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (programs / name).chmod(0o755)
@@ -247,7 +232,8 @@ def test_the_slurm_job_runs_on_two_machines_and_goes_on_when_queued_again(
     }
     sbatch = ["bash", str(ROOT / "scripts/slurm/pretrain.sbatch")]
     own = {"token_store": None, "output_dir": None, "lr_scheduler_type": "constant"}
-    job = start([*sbatch, *flags(**own, max_steps=300)], env=environment, stderr=subprocess.PIPE)
+    words = [*sbatch, *flags(**own, max_steps=300)]
+    job = start(words, env=environment, stderr=subprocess.PIPE, text=True)
     wait_for(run / "checkpoint-4" / "manifest.json", job)
     job.send_signal(signal.SIGUSR1)
     _, printed = job.communicate(timeout=200)
@@ -257,6 +243,6 @@ def test_the_slurm_job_runs_on_two_machines_and_goes_on_when_queued_again(
     assert 4 <= stopped_at < 300
 
     words = [*sbatch, *flags(**own, max_steps=stopped_at + 2)]
-    again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
+    again = processes.run(words, timeout=200, env=environment)
     assert again.returncode == 0, again.stderr
     assert f"checkpoint-{stopped_at}" in again.stderr

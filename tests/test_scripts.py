@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,9 +49,7 @@ def babysit(
     counted = f'run="{run}"; echo >> "$run/attempts"; again=$(wc -l < "$run/attempts"); {command}'
     words = ["bash", str(BABYSIT), str(run), "bash", "-c", counted]
     variables = {name: str(value) for name, value in variables.items()}
-    return subprocess.run(
-        words, env=environment | variables, capture_output=True, text=True, timeout=60
-    )
+    return processes.run(words, timeout=60, env=environment | variables)
 
 
 def attempts(run: Path) -> int:
@@ -130,15 +130,40 @@ def test_a_run_that_was_preempted_is_started_again(run, environment):
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])
-def test_a_signal_is_passed_on_and_ends_the_babysitting(tmp_path, run, name):
+def test_a_signal_is_passed_on_and_ends_the_babysitting(tmp_path, run, start, name):
     stop = f"{status('stopped')} exit 1"
     text = f'run="{run}"; stop() {{ {stop}; }}; trap stop {name}; echo >> "$run/attempts"'
     child = program(tmp_path / "bin", "child", text + "; while :; do sleep 0.05; done")
-    process = subprocess.Popen(["bash", str(BABYSIT), str(run), str(child)])
+    process = start(["bash", str(BABYSIT), str(run), str(child)])
     wait_for(run / "attempts")
     process.send_signal(getattr(signal, f"SIG{name}"))
     assert process.wait(timeout=20) == 75
     assert attempts(run) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags"),
+    [
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, ["--bf16", "false"]),
+        ({"CXX": "no-such-compiler"}, ["--torch_compile", "false"]),
+    ],
+)
+def test_the_quickstart_leaves_out_what_train_py_would_find_missing(tmp_path, variables, flags):
+    """Symptom: /proc/cpuinfo named instructions that the run was forbidden, and it took hours."""
+    for name in ("hugcoder", "scripts", "examples", "requirements.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv" / ".requirements")
+    program(tmp_path / "bin", "accelerate", f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')
+    program(tmp_path / "bin", "python", f'[ "$1" != -c ] || exec "{sys.executable}" "$@"')
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | variables
+    quickstart = ["bash", str(tmp_path / "scripts" / "quickstart.sh")]
+    ended = processes.run(quickstart, timeout=60, env=environment, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    words = (tmp_path / "words").read_text().splitlines()
+    at = words.index(flags[0])
+    assert words[at : at + 2] == flags
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -146,7 +171,7 @@ def test_shellcheck_has_nothing_to_say(script):
     if shutil.which("shellcheck") is None:
         pytest.skip("needs shellcheck")
     words = ["shellcheck", "--external-sources", "--source-path=SCRIPTDIR", str(script)]
-    checked = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    checked = processes.run(words, timeout=60, cwd=ROOT)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -169,7 +194,7 @@ def slurm(tmp_path, run) -> dict[str, str]:
         (place / name).symlink_to(ROOT / name)
     program(folder, "srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
     names = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
-    program(folder, "scontrol", f'echo "$@" >> {tmp_path / "calls"}\n{names}')
+    program(folder, "scontrol", f'echo "$@" >> "{tmp_path / "calls"}"\n{names}')
     return os.environ | {
         "PATH": f"{folder}:{os.environ['PATH']}",
         "SLURM_SUBMIT_DIR": str(place),
@@ -193,8 +218,8 @@ def test_the_slurm_job_starts_one_torchrun_a_machine_that_meet_on_the_first(
     from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
     from hugcoder.recipe import parse
 
-    program(tmp_path / "bin", "torchrun", f'printf "%s\\n" "$@" > {tmp_path / "words"}')
-    ended = subprocess.run(SBATCH, env=slurm, capture_output=True, text=True, timeout=60)
+    program(tmp_path / "bin", "torchrun", f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')
+    ended = processes.run(SBATCH, timeout=60, env=slurm)
     assert ended.returncode == 0, ended.stderr
     words = (tmp_path / "words").read_text().splitlines()
     at = words.index("train.py")
@@ -215,9 +240,9 @@ echo '{"status": "stopped"}' > "$OUTPUT_DIR/status.json"
 exit 1"""
 
 
-def test_a_slurm_job_at_its_time_limit_stops_the_run_and_queues_again(tmp_path, run, slurm):
+def test_a_slurm_job_at_its_time_limit_stops_the_run_and_queues_again(tmp_path, run, slurm, start):
     program(tmp_path / "bin", "torchrun", UNTIL_STOP)
-    job = subprocess.Popen(SBATCH, env=slurm)
+    job = start(SBATCH, env=slurm)
     wait_for(run / "attempts")
     job.send_signal(signal.SIGUSR1)
     assert job.wait(timeout=30) == 75
@@ -225,9 +250,9 @@ def test_a_slurm_job_at_its_time_limit_stops_the_run_and_queues_again(tmp_path, 
     assert (tmp_path / "calls").read_text().splitlines()[-1] == "requeue 41234"
 
 
-def test_a_user_who_stops_a_slurm_job_finds_it_stopped(tmp_path, run, slurm):
+def test_a_user_who_stops_a_slurm_job_finds_it_stopped(tmp_path, run, slurm, start):
     program(tmp_path / "bin", "torchrun", UNTIL_STOP)
-    job = subprocess.Popen(SBATCH, env=slurm)
+    job = start(SBATCH, env=slurm)
     wait_for(run / "attempts")
     (run / "STOP").touch()
     assert job.wait(timeout=30) == 75
@@ -238,6 +263,6 @@ def test_a_user_who_stops_a_slurm_job_finds_it_stopped(tmp_path, run, slurm):
 def test_a_slurm_job_takes_away_the_stop_file_it_left_and_no_other(tmp_path, run, slurm):
     program(tmp_path / "bin", "torchrun", '[ ! -e "$OUTPUT_DIR/STOP" ] || exit 2')
     (run / "STOP").write_text("slurm job 41234 reached its time limit\n")
-    assert subprocess.run(SBATCH, env=slurm, timeout=30).returncode == 0
+    assert processes.run(SBATCH, timeout=30, env=slurm).returncode == 0
     (run / "STOP").write_text("")
-    assert subprocess.run(SBATCH, env=slurm, timeout=30).returncode == 2
+    assert processes.run(SBATCH, timeout=30, env=slurm).returncode == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import on_disk, tables
+from data_prep import git_trees, on_disk, tables
 from data_prep.collect import Rules, examine
 from data_prep.document import Document, RawFile
 from data_prep.licenses import guess
@@ -165,6 +165,114 @@ def test_git_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(Refusal, match="git is not installed; install it, or use type=folder"):
         raw_files({"type": "git", "path": str(tmp_path)})
+
+
+def test_a_file_that_git_has_lost_is_told(repository):
+    blob = git(repository, "rev-parse", "HEAD:large.py")
+    (repository / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(Refusal, match=rf"git has no object {blob} \(large.py\) in .*\.git; fetch"):
+        raw_files({"type": "git", "path": str(repository)})
+
+
+def test_a_file_that_git_loses_while_it_is_read_is_told(repository):
+    parsed = parse_sources([json.dumps({"type": "git", "path": str(repository)})])[0]
+    chunks = list(list_chunks(parsed))
+    blob = git(repository, "rev-parse", "HEAD:a.py")
+    (repository / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(Refusal, match=rf"git has no object {blob} \(a.py\)"):
+        _ = [raw.load() for chunk in chunks for raw in read_chunk(chunk)]
+
+
+def test_what_replaces_a_file_in_a_repository_is_not_read(repository):
+    new = git(repository, "hash-object", "-w", "untracked.py")
+    git(repository, "replace", "--force", git(repository, "rev-parse", "HEAD:windows.py"), new)
+    replaced = subprocess.run(
+        ["git", "-C", str(repository), "show", "HEAD:windows.py"], capture_output=True
+    )
+    assert replaced.stdout == CODE.encode()
+    found = outcomes({"type": "git", "path": str(repository)})
+    assert found["windows.py"] == CODE.replace("\n", "\r\n")
+
+
+def poison(folder: Path, mark: Path) -> None:
+    """Let every setting of a repository that may name a command name one that leaves a mark."""
+    command = f"touch {mark}; false"
+    hook = folder / ".git" / "hooks" / "post-index-change"
+    for name in ("post-index-change", "reference-transaction", "pre-auto-gc", "post-checkout"):
+        hook.with_name(name).write_text(f"#!/bin/sh\n{command}\n")
+        hook.with_name(name).chmod(0o755)
+    commands = ["fsmonitor", "sshCommand", "gitProxy", "askPass", "pager", "editor"]
+    settings = {f"core.{name}": command for name in [*commands, "alternateRefsCommand"]}
+    settings |= {f"alias.{name}": f"!{command}" for name in ("rev-parse", "ls-tree", "cat-file")}
+    settings |= {f"pager.{name}": command for name in ("rev-parse", "ls-tree", "cat-file")}
+    settings |= {"credential.helper": f"!{command}", "gpg.program": command}
+    settings |= {"diff.x.textconv": command}
+    settings |= {f"filter.x.{name}": command for name in ("smudge", "clean", "process")}
+    settings |= {"remote.origin.uploadpack": command, "protocol.allow": "always"}
+    settings |= {"protocol.ext.allow": "always", "uploadpack.packObjectsHook": command}
+    # an include, as a hostile repository may spread its settings over files
+    extra = folder / ".git" / "extra"
+    git(folder, "config", "include.path", str(extra))
+    for name, value in settings.items():
+        subprocess.run(["git", "config", "--file", str(extra), name, value], check=True)
+    (folder / ".git" / "info" / "attributes").write_text("* diff=x filter=x\n")
+
+
+def test_no_command_that_a_repository_names_is_run(repository, tmp_path):
+    poison(repository, tmp_path / "mark")
+    assert outcomes({"type": "git", "path": str(repository)})["a.py"] == CODE
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("knows_no_lazy_fetch", [True, False], ids=["git", "older git"])
+@pytest.mark.parametrize("way", ["uploadpack", "ssh", "ext", "vcs", "instead", "local"])
+def test_a_partial_clone_is_told_and_nothing_is_fetched(
+    repository, tmp_path, monkeypatch, way, knows_no_lazy_fetch
+):
+    """Symptom: it was fetched in silence, with the command that its config names."""
+    if not knows_no_lazy_fetch:
+        monkeypatch.delitem(git_trees.ENVIRONMENT, "GIT_NO_LAZY_FETCH")
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file:ext:ssh")
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    partial, mark, helper = tmp_path / "partial", tmp_path / "mark", tmp_path / "bin"
+    filtered = ["--no-checkout", "--filter=blob:none", f"file://{repository}"]
+    git(tmp_path, "clone", *filtered, str(partial))
+    helper.mkdir()
+    (helper / "git-remote-mark").write_text(f"#!/bin/sh\ntouch {mark}\n")
+    (helper / "git-remote-mark").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{helper}:{os.environ['PATH']}")
+    poison(partial, mark)
+    ext = f"ext::sh -c 'touch% {mark}'"
+    changes = {
+        "uploadpack": {"remote.origin.uploadpack": f"touch {mark}; git-upload-pack"},
+        "ssh": {
+            "remote.origin.url": "ssh://nobody@127.0.0.1/x",
+            "core.sshCommand": f"touch {mark}",
+        },
+        "ext": {"remote.origin.url": ext},
+        "vcs": {"remote.origin.vcs": "mark"},
+        "instead": {f"url.{ext}.insteadOf": "file://"},
+        "local": {"remote.origin.url": str(repository)},
+    }
+    for name, value in changes[way].items():
+        git(partial, "config", name, value)
+    with pytest.raises(Refusal, match="is a partial clone and lacks files of its HEAD"):
+        raw_files({"type": "git", "path": str(partial)})
+    assert not mark.exists()
+    blob = git(repository, "rev-parse", "HEAD:a.py")
+    found = subprocess.run(
+        ["git", "-C", str(partial), "cat-file", "-e", blob],
+        env=os.environ | {"GIT_NO_LAZY_FETCH": "1"},
+        capture_output=True,
+    )
+    assert found.returncode != 0
+
+
+def test_a_repository_is_read_from_within_a_hook_of_another(repository, tmp_path, monkeypatch):
+    git(tmp_path, "init", "other")
+    for name, value in {"DIR": ".", "OBJECT_DIRECTORY": "objects", "INDEX_FILE": "index"}.items():
+        monkeypatch.setenv(f"GIT_{name}", str(tmp_path / "other" / ".git" / value))
+    assert outcomes({"type": "git", "path": str(repository)})["a.py"] == CODE
 
 
 def test_installed_distributions_are_repositories():

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from ranks import launch_environment, variant
+import yaml
+from ranks import ROOT, launch_environment, variant
 
 from hugcoder import world
 from hugcoder.launched import launched_processes, uses
@@ -75,6 +76,29 @@ def test_a_precision_in_the_yaml_that_agrees_with_the_recipe_is_taken(arguments,
     arguments.bf16 = True
     launched("ddp.yaml", mixed_precision="bf16")
     check_launch(arguments)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_precision_in_a_file_of_deepspeed_that_the_recipe_does_not_say_is_refused(
+    tiny, tmp_path, precision
+):
+    """Symptom: a traceback where the processor lacks it, another precision where it does not."""
+    path = tmp_path / "zero.json"
+    path.write_text(
+        json.dumps(
+            {
+                "zero_optimization": {"stage": 2},
+                "train_micro_batch_size_per_gpu": "auto",
+                "gradient_accumulation_steps": "auto",
+                precision: {"enabled": True},
+            }
+        )
+    )
+    given = yaml.safe_load((ROOT / "configs" / "deepspeed.yaml").read_text())["deepspeed_config"]
+    changes = dict.fromkeys(given) | {"deepspeed_config_file": str(path)}
+    config = variant(tmp_path, "deepspeed.yaml", deepspeed_config=changes)
+    refused = tiny.run("run", config, code=2)
+    assert f"DeepSpeed's configuration says {precision}, but the recipe says no" in refused.output
 
 
 def test_a_compiler_in_the_yaml_that_the_recipe_does_not_say_is_refused(arguments, launched):

@@ -21,7 +21,7 @@ from run_in_ranks import (
 )
 from safetensors.torch import load_file
 
-from hugcoder import zero
+from hugcoder import hardware, zero
 from hugcoder.export_weights import export_checkpoint
 from hugcoder.refusal import Refusal
 
@@ -37,6 +37,9 @@ slow = pytest.mark.slow
 can_compile = pytest.mark.skipif(
     not (shutil.which("g++") and shutil.which("ninja")),
     reason="DeepSpeed compiles the optimizer for CPUs: needs g++ and ninja, and minutes",
+)
+has_fp16 = pytest.mark.skipif(
+    not hardware.processor_has_fp16(), reason="needs a processor with avx512_fp16 or amx_fp16"
 )
 STAGES = (1, 2, 3)
 OFFLOADED = pytest.param(OFFLOAD, marks=[slow, can_compile])
@@ -168,8 +171,8 @@ def test_a_checkpoint_of_another_engine_is_refused(zero_run):
         pytest.param(1, {"bf16": "true"}, marks=slow),
         pytest.param(2, {"max_grad_norm": 0}, marks=slow),
         pytest.param(3, {"bf16": "true", "max_grad_norm": 0}, marks=slow),
-        pytest.param(2, {"fp16": "true"}, marks=slow),
-        pytest.param(3, {"fp16": "true"}, marks=slow),
+        pytest.param(2, {"fp16": "true"}, marks=[slow, has_fp16]),
+        pytest.param(3, {"fp16": "true"}, marks=[slow, has_fp16]),
     ],
 )
 def test_a_bad_gradient_on_one_rank_leaves_all_ranks_as_they_were(zero_run, stage, changes):
@@ -237,6 +240,15 @@ def test_no_warning_is_repeated_at_every_step(zero_run):
 def test_muon_is_refused_before_anything_is_loaded(zero_run):
     ran = zero_run.run("muon", CONFIGS[3], code=2, token_store="x", use_muon="true")
     assert "use_muon true does not work with DeepSpeed" in ran.of_rank(0)
+
+
+def test_fp16_is_refused_where_the_processor_lacks_it_before_anything_is_loaded(zero_run):
+    """Symptom: a traceback, "Type fp16 is not supported on your device", once all was loaded."""
+    changes = {"token_store": "x", "fp16": "true", "code": 2}
+    without = {"program": "without_fp16", "given": {}}  # as on a processor that lacks it
+    ran = zero_run.run("fp16", CONFIGS[3], **without, **changes)
+    assert "fp16 true is not possible on this processor; give --bf16 true" in ran.of_rank(0)
+    assert "Traceback" not in ran.output
 
 
 def test_offload_without_a_compiler_is_refused(monkeypatch):

@@ -1,8 +1,9 @@
 """Ends a run that hangs, and leaves behind where every thread of every rank stood.
 
 When nothing has moved on a rank for a while, it writes its stacks to stacks/rank-R.txt in the run
-folder and to the log, waits for the other ranks to do the same, and leaves with EXIT_HUNG. What
-hangs for ever otherwise: a rank that waits for its data, a collective whose partner is elsewhere.
+folder and to the log, waits for the other ranks, who see it there and do the same, and leaves with
+EXIT_HUNG. What hangs for ever otherwise: a rank that waits for its data, a collective whose partner
+is elsewhere, a network that does not connect the machines.
 """
 
 import faulthandler
@@ -11,24 +12,32 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from hugcoder.agreement import PATIENCE_SECONDS
 from hugcoder.refusal import EXIT_HUNG
-from hugcoder.run_status import write_status
+from hugcoder.run_status import read_step, write_status
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 5.0  # at most; for the other ranks, whose last sign of life may be younger
+GRACE_SECONDS = 5.0  # at most; for the other ranks to see that one hangs
+# Until the first step has ended, at least: kernels are compiled and shards are filled
+FIRST_STEP_SECONDS = 20 * 60.0
+# For work whose length nobody knows, while other ranks may wait for it: to read and hash, or to
+# reshard or write a checkpoint of any size from or to any disk.
+LONG_SECONDS = PATIENCE_SECONDS
 
 
 class HangWatchdog(TrainerCallback):
-    """Armed while training; fed by steps, evaluation batches, log lines and saves.
+    """Watches all of a run; fed by its stages, by steps, evaluation batches, log lines and saves.
 
     A thread of ours watches. One of faulthandler's stands behind it, which needs no interpreter
-    lock, for a hang inside native code that holds it; that one leaves with exit code 1.
+    lock, for a hang inside native code that holds it; that one leaves with exit code 1, its stacks
+    are in the log until training begins.
 
     Args: seconds: without a sign of life until the run is ended; 0 = never.
     """
@@ -37,37 +46,67 @@ class HangWatchdog(TrainerCallback):
         self.run, self.seconds, self.rank = run, seconds, rank
         self.path = run / "stacks" / f"rank-{rank}.txt"
         self.grace = min(GRACE_SECONDS, seconds / 3)
-        self._fed, self._step = 0.0, 0
+        self._fed, self._limit, self._place = 0.0, seconds, ""
+        self._step: int | None = None
         self._file = None
-        self._is_over = threading.Event()
+        self._is_over: threading.Event | None = None
+        self._stacks_before: dict[str, int] = {}
+        self._is_giving_up = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @contextmanager
+    def armed(self, place: str) -> Iterator[None]:
+        """Watch what is done in the block, also when it ends in an exception.
+
+        Args: place: what is done first, as in "while joining the other processes".
+        """
         if not self.seconds:
+            yield
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8")  # faulthandler needs it open before
-        self._is_over.clear()
-        self.feed(state)
-        threading.Thread(target=self._watch, name="hang watchdog", daemon=True).start()
+        self._is_over = threading.Event()
+        self._stacks_before = self._stacks_of_others()
+        self.at(place)
+        self._thread = threading.Thread(target=self._watch, name="hang watchdog", daemon=True)
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._disarm()
+
+    def at(self, place: str, seconds: float = 0.0) -> None:
+        """Something else begins; it may take `seconds` where that is longer than steps may."""
+        self._fed = time.monotonic()  # before the limit, which may be shorter now
+        self._limit, self._place = max(self.seconds, seconds), place
+        if self._is_over is not None:
+            backup = self._limit + 3 * self.grace
+            faulthandler.dump_traceback_later(backup, file=self._file or sys.__stderr__, exit=True)
 
     def feed(self, state) -> None:
         """Something moved."""
-        self._fed, self._step = time.monotonic(), state.global_step
-        if self._file is not None:
-            backup = self.seconds + 3 * self.grace
-            faulthandler.dump_traceback_later(backup, file=self._file, exit=True)
+        self._step = state.global_step
+        self.at(f"after step {state.global_step}")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self._is_over is not None and self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")  # for faulthandler, open before
+        self._step = state.global_step
+        place = f"in the self-test or the first step, after step {state.global_step}"
+        self.at(place, FIRST_STEP_SECONDS)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.feed(state)
 
     on_substep_end = on_log = on_evaluate = on_save = on_step_end
 
-    def disarm(self) -> None:
-        """Stop watching, also when training ended in an exception; leave nothing empty behind."""
+    def _disarm(self) -> None:
+        """Stop watching and leave nothing empty behind."""
+        if self._is_giving_up:  # others have left before us, and their connections were lost
+            self._thread.join()
+        self._is_over.set()
+        self._is_over = None
+        faulthandler.cancel_dump_traceback_later()
         if self._file is None:
             return
-        self._is_over.set()
-        faulthandler.cancel_dump_traceback_later()
         self._file.close()
         self._file = None
         if not self.path.stat().st_size:
@@ -76,21 +115,44 @@ class HangWatchdog(TrainerCallback):
                 self.path.parent.rmdir()
 
     def _watch(self) -> None:
-        while not self._is_over.wait(min(1.0, self.seconds / 10)):
-            if time.monotonic() - self._fed > self.seconds:
-                self._give_up()
+        is_over, pause = self._is_over, min(1.0, self.seconds / 10)
+        while not is_over.wait(pause):
+            quiet = time.monotonic() - self._fed
+            if quiet > self._limit:
+                self._give_up(f"nothing has moved for {self._limit / 60:g} minutes")
+            # a rank that waits for another may have begun to wait much later
+            if quiet > self.seconds / 10 and self._stacks_of_others() != self._stacks_before:
+                self._give_up(f"another rank hangs, and nothing has moved here for {quiet:.0f} s")
 
-    def _give_up(self) -> None:
+    def _stacks_of_others(self) -> dict[str, int]:
+        """The sizes of what other ranks have written, by name."""
+        paths = [path for path in self.path.parent.glob("rank-*.txt") if path != self.path]
+        sizes = {}
+        for path in paths:
+            with suppress(OSError):  # who leaves takes an empty one away
+                sizes[path.name] = path.stat().st_size
+        return {name: size for name, size in sizes.items() if size}
+
+    def _give_up(self, why: str) -> None:
+        self._is_giving_up = True
         sentence = (
-            f"rank {self.rank}: nothing has moved for {self.seconds / 60:g} minutes after step "
-            f"{self._step}; the run ends, the stacks of all threads are in {self.path}"
+            f"rank {self.rank}: {why} {self._place}; the run ends, the stacks of all threads are "
+            f"in {self.path}"
         )
         logger.error(sentence)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        self._file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {sentence}\n")
-        self._file.flush()
-        faulthandler.dump_traceback(self._file, all_threads=True)
-        if self.rank == 0:
-            write_status(self.run, "hung", self._step, EXIT_HUNG)
+        with suppress(OSError):  # on a full disk the log alone has them
+            self._write_stacks(sentence)
         time.sleep(self.grace)
+        if self.rank == 0:  # last: where the main thread has failed meanwhile, it said so
+            with suppress(OSError):
+                step = read_step(self.run) if self._step is None else self._step
+                write_status(self.run, "hung", step, EXIT_HUNG)
         os._exit(EXIT_HUNG)
+
+    def _write_stacks(self, sentence: str) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {sentence}\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
