@@ -63,13 +63,15 @@ class CheckpointSaver(TrainerCallback):
 
     def check_resumable(self, folder: Path) -> None:
         """Raises: Refusal when this engine, or this number of ranks, cannot go on from `folder`."""
-        config, world_size = self.trainer.model.config, self.trainer.args.world_size
+        config, args = self.trainer.model.config, self.trainer.args
         engine = self.trainer.accelerator.distributed_type.value
         is_sharded = saves_shards(self.trainer)
 
         def check() -> None:
             check_engine(folder, engine, is_sharded)
-            random_state.check_random_state(folder, config, world_size)
+            random_state.check_random_state(
+                folder, config, args.world_size, args.neftune_noise_alpha
+            )
 
         on_rank_0(check, self.group)
 
