@@ -29,6 +29,7 @@ from transformers.trainer import SCHEDULER_NAME
 from hugcoder import checkpoint, random_state
 from hugcoder.agreement import cpu_group, gather, num_ranks, on_rank_0
 from hugcoder.checkpoint import MODEL_SHARDS, OPTIMIZER_SHARDS
+from hugcoder.export_weights import complete_model, weight_shapes
 from hugcoder.files import MANIFEST, full_disk_shown
 from hugcoder.model import finish_model_folder
 from hugcoder.refusal import Refusal
@@ -53,6 +54,7 @@ class CheckpointSaver(TrainerCallback):
     def __init__(self, trainer: "PretrainTrainer", tokenizer_folder: Path):
         self.trainer, self.tokenizer_folder = trainer, tokenizer_folder
         self.run = Path(trainer.args.output_dir)
+        self.weights = weight_shapes(trainer.model)
         # The thread and the training each have a group: collectives of one must keep their order.
         timeout = trainer.args.ddp_timeout
         self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
@@ -192,9 +194,12 @@ class CheckpointSaver(TrainerCallback):
         on_rank_0(lambda: (folder / MANIFEST).unlink(missing_ok=True), self.group)
 
     def complete_model(self, folder: Path) -> None:
-        """Write the manifest of the final model."""
+        """Write the manifest of the final model.
+
+        Raises: Refusal, on all ranks, when its folder does not hold all weights.
+        """
         files, facts = self._hash(folder, self.group), self.facts(checkpoint.MODEL)
-        on_rank_0(lambda: checkpoint.complete(folder, facts, files), self.group)
+        on_rank_0(lambda: complete_model(folder, self.weights, facts, files), self.group)
 
     def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
         """Hash all files, each on the rank that wrote it (or rank 0)."""

@@ -318,6 +318,15 @@ class PretrainTrainer(Trainer):
         self.checkpoints.save(partial(super()._save_checkpoint, model, trial))
         self.throughput.go_on()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save whole weights; in a checkpoint of ZeRO-3 only where its configuration gathers them.
+
+        The Trainer would write DeepSpeed's folder in their place, and in a checkpoint once more.
+        """
+        if _internal_call and self.is_deepspeed_enabled and not zero.gathers(self.deepspeed):
+            return
+        super().save_model(output_dir, _internal_call)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.checkpoints.stage(Path(output_dir)):
             super()._save_optimizer_and_scheduler(output_dir)
@@ -336,6 +345,8 @@ class PretrainTrainer(Trainer):
         folder = Path(self.args.output_dir) / checkpoint.FINAL_MODEL
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        if self.is_deepspeed_enabled:
+            zero.gather_from_now_on(self.deepspeed)
         self.checkpoints.open_model(folder)
         with full_disk_shown(Path(self.args.output_dir)):
             self.save_model(str(folder))

@@ -265,6 +265,16 @@ def _repair_groups(optimizer: torch.optim.Optimizer, universal: Path) -> None:
 # ---- full weights ----------------------------------------------------------------------------
 
 
+def gathers(engine: Any) -> bool:
+    """Whether whole weights are saved; under stage 3 the configuration decides."""
+    return engine.zero_optimization_stage() < 3 or engine.zero_gather_16bit_weights_on_model_save()
+
+
+def gather_from_now_on(engine: Any) -> None:
+    """Let the weights of stage 3 be gathered for saving, which a configuration may leave out."""
+    engine._config.zero_config.gather_16bit_weights_on_model_save = True
+
+
 def lazy_weights(checkpoint: Path) -> dict[str, Any]:
     """What stands for each full float32 weight, under every name it has: contiguous() makes it.
 
