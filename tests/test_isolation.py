@@ -19,7 +19,7 @@ from hugcoder.batch import PackedCollator, boundaries
 from hugcoder.corpus import TRAIN
 from hugcoder.isolation import prove_isolation
 from hugcoder.loss import loss_by_kind
-from hugcoder.model import awake
+from hugcoder.model import awake, check_attention
 from hugcoder.random_init import RESIDUAL_OUTPUTS
 from hugcoder.refusal import Refusal
 from hugcoder.rows import IGNORED, PADDING
@@ -222,6 +222,12 @@ def test_families_that_do_not_isolate_are_refused(rows, family):
     model = make_model(family, "eager")
     with pytest.raises(Refusal, match="packed documents leak into each other"):
         prove_isolation(rows, forward_of(model), collate, torch.float32)
+
+
+def test_a_kernel_that_a_family_does_not_have_is_refused_with_the_way_out():
+    check_attention(AutoConfig.for_model("gemma2"), "eager")
+    with pytest.raises(Refusal, match=r"does not exist for gemma2 .* --attn_implementation eager"):
+        check_attention(AutoConfig.for_model("gemma2"), "sdpa")
 
 
 def test_the_proof_takes_three_passes(rows, model):
