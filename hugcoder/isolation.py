@@ -176,7 +176,7 @@ def _compare(
 ) -> tuple[list[Difference], list[Difference]]:
     """What moved in the documents that were changed (at the kept token), and in all others."""
     spread = original.std().item()
-    if not math.isfinite(spread):
+    if not math.isfinite(spread + other.std().item()):
         raise Refusal(
             "the model's logits are no finite numbers before the first step; give other weights."
         )

@@ -137,7 +137,7 @@ def _norm_on_cpu(optimizer: Any, is_offloaded: bool) -> torch.Tensor:
         squares = [sum_of_squares(grad) for grad in gradients]
     total = torch.stack([torch.zeros((), dtype=torch.float64), *squares]).sum()
     torch.distributed.all_reduce(total, group=optimizer.dp_process_group)
-    return total.sqrt()
+    return total.sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 # ---- resuming --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import World, hsdp_of_four
-from run_in_ranks import TinyRun, model_of
+from run_in_ranks import TinyRun, metrics_of, model_of
 
 from hugcoder import gradient_norm
 from hugcoder.loss_sums import LossSums
@@ -105,10 +105,13 @@ def test_every_engine_judges_and_clips_by_the_norm_of_float64(large, tmp_path, c
 
 @pytest.mark.parametrize("config", [None, "fsdp.yaml", "deepspeed_zero2.yaml", "deepspeed.yaml"])
 def test_a_clipped_step_of_sgd_is_as_long_as_it_may_be(large, config):
-    """Symptom: it was 1e-4 longer or shorter, by engine, and losses were 1e-2 apart in 60 steps."""
+    """Symptom: longer or shorter by up to 1e-4, by engine, and losses 1e-2 apart in 100 steps."""
     settings = {"optim": "sgd", "weight_decay": 0.0, "max_steps": 1, "max_grad_norm": 0.1}
     settings |= {"lr_scheduler_type": "constant", "warmup_steps": 0}
     start = model_of(large.whole(learning_rate=1e-30, **settings))
-    end = model_of(large.whole(config, learning_rate=1.0, **settings))
+    run = large.whole(config, learning_rate=1.0, **settings)
+    norm = next(line["train/grad_norm"] for line in metrics_of(run) if "train/grad_norm" in line)
+    assert norm > 0.2
+    end = model_of(run)
     length = oracle([end[name].double() - start[name].double() for name in start])
-    assert length == pytest.approx(0.1, rel=2e-6)
+    assert length == pytest.approx(0.1 * norm / (norm + 1e-6), rel=1e-7)

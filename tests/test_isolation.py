@@ -302,6 +302,21 @@ def test_labels_that_are_missing_are_noticed(rows, model):
         prove_isolation(wrong, forward_of(model), collate, torch.float32)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad_pass", [0, 2])
+def test_logits_that_are_no_numbers_prove_nothing(rows, model, bad, bad_pass):
+    passes = []
+
+    def forward(inputs):
+        logits = model(**inputs).logits.clone()
+        logits[0, 5] = bad if len(passes) == bad_pass else 0.0
+        passes.append(1)
+        return logits
+
+    with pytest.raises(Refusal, match="the model's logits are no finite numbers"):
+        prove_isolation(rows, forward, collate, torch.float32)
+
+
 def test_rows_of_one_document_each_have_nothing_to_leak(rows, model):
     single = []
     for row in rows:
