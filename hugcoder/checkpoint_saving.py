@@ -29,6 +29,7 @@ from transformers.trainer import SCHEDULER_NAME
 from hugcoder import checkpoint, random_state
 from hugcoder.agreement import cpu_group, gather, num_ranks, on_rank_0
 from hugcoder.checkpoint import MODEL_SHARDS, OPTIMIZER_SHARDS
+from hugcoder.export_weights import complete_model, weight_shapes
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, full_disk_shown
 from hugcoder.model import finish_model_folder
@@ -54,6 +55,7 @@ class CheckpointSaver(TrainerCallback):
     def __init__(self, trainer: "PretrainTrainer", tokenizer_folder: Path):
         self.trainer, self.tokenizer_folder = trainer, tokenizer_folder
         self.run = Path(trainer.args.output_dir)
+        self.weights = weight_shapes(trainer.model)
         # The thread and the training each have a group: collectives of one must keep their order.
         timeout = trainer.args.ddp_timeout
         self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
@@ -64,13 +66,15 @@ class CheckpointSaver(TrainerCallback):
 
     def check_resumable(self, folder: Path) -> None:
         """Raises: Refusal when this engine, or this number of ranks, cannot go on from `folder`."""
-        config, world_size = self.trainer.model.config, self.trainer.args.world_size
+        config, args = self.trainer.model.config, self.trainer.args
         engine = self.trainer.accelerator.distributed_type.value
         is_sharded = saves_shards(self.trainer)
 
         def check() -> None:
             check_engine(folder, engine, is_sharded)
-            random_state.check_random_state(folder, config, world_size)
+            random_state.check_random_state(
+                folder, config, args.world_size, args.neftune_noise_alpha
+            )
 
         on_rank_0(check, self.group)
 
@@ -192,9 +196,12 @@ class CheckpointSaver(TrainerCallback):
         on_rank_0(lambda: (folder / MANIFEST).unlink(missing_ok=True), self.group)
 
     def complete_model(self, folder: Path) -> None:
-        """Write the manifest of the final model."""
+        """Write the manifest of the final model.
+
+        Raises: Refusal, on all ranks, when its folder does not hold all weights.
+        """
         files, facts = self._hash(folder, self.group), self.facts(checkpoint.MODEL)
-        on_rank_0(lambda: checkpoint.complete(folder, facts, files), self.group)
+        on_rank_0(lambda: complete_model(folder, self.weights, facts, files), self.group)
 
     def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
         """Hash all files, each on the rank that wrote it (or rank 0)."""

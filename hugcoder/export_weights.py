@@ -12,19 +12,21 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed import checkpoint as sharded
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hugcoder import checkpoint
 from hugcoder.codec import copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.ownership import contents
 from hugcoder.refusal import Refusal
+from hugcoder.shards import whole_shape
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +56,45 @@ def export_checkpoint(
     if contents(output_dir):
         raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
     output_dir.mkdir(parents=True, exist_ok=True)
-    _write_weights(_weights_of(source), source, output_dir, dtype, max_file_bytes)
+    expected = _expected(source)
+    _write_weights(_weights_of(source), list(expected), output_dir, dtype, max_file_bytes)
     _write_rest(source, output_dir, dtype)
+    complete_model(output_dir, expected, checkpoint.facts_of(source))
+
+
+def weight_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    """Parameters (tied ones once) and saved buffers of a model that no engine has wrapped yet."""
+    saved = model.state_dict(keep_vars=True)
+    shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
+    return shapes | {name: b.shape for name, b in model.named_buffers() if name in saved}
+
+
+def complete_model(
+    folder: Path,
+    expected: dict[str, torch.Size],
+    facts: dict[str, Any],
+    files: dict[str, dict[str, Any]] | None = None,
+) -> None:
+    """Write the manifest of a final model, once the weights in its folder are those expected.
+
+    transformers saves the experts of some models under other names and in other pieces; then only
+    the numbers are counted.
+
+    Raises: Refusal when some are missing.
+    """
+    found = {name: tensor.shape for name, tensor in _in_safetensors(folder).shapes.items()}
+    missing = [name for name, shape in expected.items() if found.get(name) != shape]
+    if missing and _count(found) != _count(expected):
+        raise Refusal(
+            f"{folder} is not the whole model: {len(missing)} of {len(expected)} weights are not "
+            f"there or have another shape, {missing[0]} first. It is not marked as finished; take "
+            "the weights from the last checkpoint: python export.py CHECKPOINT --output_dir FOLDER."
+        )
+    checkpoint.complete(folder, facts | {"kind": checkpoint.MODEL}, files)
+
+
+def _count(shapes: dict[str, torch.Size]) -> int:
+    return sum(shape.numel() for shape in shapes.values())
 
 
 def _weights_of(source: Path) -> Weights:
@@ -117,13 +156,14 @@ def _in_safetensors(folder: Path) -> Weights:
 
 
 def _write_weights(
-    weights: Weights, source: Path, output_dir: Path, dtype: torch.dtype | None, max_bytes: int
+    weights: Weights,
+    names: list[str],
+    output_dir: Path,
+    dtype: torch.dtype | None,
+    max_bytes: int,
 ) -> None:
     """Write the tensors that the model has, tied ones once, as transformers would."""
-    shapes = {
-        name: weights.shapes[name].to(dtype or weights.shapes[name].dtype)
-        for name in _tensor_names(source)
-    }
+    shapes = {name: weights.shapes[name].to(dtype or weights.shapes[name].dtype) for name in names}
     plan = split_torch_state_dict_into_shards(
         shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
     )
@@ -143,22 +183,19 @@ def _write_file(weights: Weights, dtypes: dict[str, torch.dtype], path: Path) ->
     logger.info("wrote %s: %d tensors", path, len(tensors))
 
 
-def _tensor_names(source: Path) -> list[str]:
-    """Names of a model's parameters and saved buffers; no memory is taken for them."""
+def _expected(source: Path) -> dict[str, torch.Size]:
+    """The weights of the model that a folder's config describes; no memory is taken for them."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
     model.tie_weights()
-    parameters = [name for name, _ in model.named_parameters()]
-    saved = model.state_dict(keep_vars=True)
-    return parameters + [name for name, _ in model.named_buffers() if name in saved]
+    return weight_shapes(model)
 
 
 def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> None:
-    """Copy config and tokenizer, then write the manifest."""
+    """Copy config and tokenizer."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if dtype is not None:
         config["dtype"] = str(dtype).removeprefix("torch.")
     write_json(output_dir / "config.json", config)
     shutil.copyfile(source / "generation_config.json", output_dir / "generation_config.json")
     copy_tokenizer(source, output_dir)
-    checkpoint.complete(output_dir, checkpoint.facts_of(source) | {"kind": checkpoint.MODEL})

@@ -18,7 +18,8 @@ from hugcoder.refusal import Refusal
 def settle_fsdp(accelerator: Accelerator, config: PretrainedConfig) -> None:
     """Set how gradients are summed, before the model is wrapped. Does nothing for other engines.
 
-    Raises: Refusal when dropout would be drawn anew where accelerate recomputes the forward pass.
+    Raises: Refusal when dropout or a router's noise would be drawn anew where accelerate recomputes
+    the forward pass.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
@@ -28,7 +29,7 @@ def settle_fsdp(accelerator: Accelerator, config: PretrainedConfig) -> None:
         raise Refusal(
             f"fsdp_activation_checkpointing is true and the model's {name} is {value}: accelerate "
             "recomputes with other random numbers, so the gradients would be wrong. Train without "
-            "dropout, or set fsdp_activation_checkpointing: false."
+            f"{name}, or set fsdp_activation_checkpointing: false."
         )
     if plugin.mixed_precision_policy is not None:
         # accelerate sums the gradients of ranks and of micro-batches in bf16, with 8 bits of each

@@ -39,9 +39,10 @@ class LossSums:
     ) -> tuple[float, list[float]]:
         """The highest norm and the sums of the step over all ranks; begins the next step.
 
-        The step's only read by the host. A norm that is NaN on any rank is NaN.
+        The step's only read by the host, in the precision of the norm if that is higher. A norm
+        that is NaN on any rank is NaN.
         """
-        own = torch.cat([norm.to(self._step).reshape(1), self._step.flatten()])
+        own = torch.cat([norm.to(self._step.device).reshape(1), self._step.flatten()])
         self._step.zero_()
         ranks = gather(own).reshape(-1, len(own)).tolist()
         norms, *sums = zip(*ranks, strict=True)

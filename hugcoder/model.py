@@ -45,6 +45,7 @@ def build_model(
     """
     if arguments.config_file:
         config = fit_config(read_config(arguments.config_file), codec, max_seq_length)
+        check_attention(config, arguments.attn_implementation)
         model = build_random(
             config,
             arguments.attn_implementation,
@@ -87,6 +88,17 @@ def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> P
     config.bos_token_id = config.eos_token_id = codec.end_of_text
     config.pad_token_id = codec.pad
     return config
+
+
+def check_attention(config: PretrainedConfig, attn_implementation: str) -> None:
+    """Raises: Refusal when transformers has no such attention for the model."""
+    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    supports_it = "_supports_sdpa" if attn_implementation == "sdpa" else "_supports_flash_attn"
+    if attn_implementation != "eager" and not getattr(model_class, supports_it, True):
+        raise Refusal(
+            f"attn_implementation {attn_implementation} does not exist for {config.model_type} in "
+            "transformers; give --attn_implementation eager."
+        )
 
 
 def load_model(arguments: ModelArguments, codec: Codec) -> PreTrainedModel:

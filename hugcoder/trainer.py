@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from hugcoder import checkpoint, hyperparameters, random_state, zero
+from hugcoder import checkpoint, gradient_norm, hyperparameters, random_state, zero
 from hugcoder.arguments import PretrainArguments
 from hugcoder.batch import PackedCollator
 from hugcoder.callbacks.data_seen import DataSeen
@@ -187,11 +187,28 @@ class PretrainTrainer(Trainer):
         self.loss_sums.add(mean.float() * num_tokens * is_first, counts * is_first)
         return result
 
+    def _clip_grad_norm(self, model) -> torch.Tensor:
+        gradients = self._gradients_on_cpu(model)
+        if not gradients:
+            return super()._clip_grad_norm(model)
+        return gradient_norm.clip(gradients, self.args.max_grad_norm)
+
+    def _gradients_on_cpu(self, model) -> list[torch.Tensor]:
+        """Gradients whose norm is taken in float64; none on GPUs and under ZeRO, which clips."""
+        if self.is_deepspeed_enabled:
+            return []
+        gradients = gradient_norm.gradients_on_cpu(model.parameters())
+        if gradients:
+            self.accelerator.unscale_gradients()  # of offloaded shards in fp16
+        return gradients
+
     def _get_grad_norm(self, model, grad_norm=None) -> float:
         """The norm of the gradient; a step that the guard rejects ends here, before the optimizer.
 
         ZeRO has asked the guard already, at the engine's own step.
         """
+        if grad_norm is None and (gradients := self._gradients_on_cpu(model)):
+            grad_norm = gradient_norm.total_norm(gradients)
         norm, guard = super()._get_grad_norm(model, grad_norm), self.gradient_guard
         if self.is_deepspeed_enabled:
             _, sums = self.loss_sums.end_step(torch.zeros(()), self.accelerator.gather)
@@ -309,6 +326,15 @@ class PretrainTrainer(Trainer):
         self.checkpoints.save(partial(super()._save_checkpoint, model, trial))
         self.throughput.go_on()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save whole weights; in a checkpoint of ZeRO-3 only where its configuration gathers them.
+
+        The Trainer would write DeepSpeed's folder in their place, and in a checkpoint once more.
+        """
+        if _internal_call and self.is_deepspeed_enabled and not zero.gathers(self.deepspeed):
+            return
+        super().save_model(output_dir, _internal_call)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.checkpoints.stage(Path(output_dir)):
             super()._save_optimizer_and_scheduler(output_dir)
@@ -328,6 +354,8 @@ class PretrainTrainer(Trainer):
         folder = Path(self.args.output_dir) / checkpoint.FINAL_MODEL
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        if self.is_deepspeed_enabled:
+            zero.gather_from_now_on(self.deepspeed)
         self.checkpoints.open_model(folder)
         with full_disk_shown(Path(self.args.output_dir)):
             self.save_model(str(folder))

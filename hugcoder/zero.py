@@ -20,6 +20,7 @@ import torch
 
 from hugcoder.agreement import on_rank_0
 from hugcoder.files import full_disk_shown
+from hugcoder.gradient_norm import sum_of_squares
 from hugcoder.launched import uses
 from hugcoder.refusal import Refusal
 from hugcoder.repairs import warn_of_another_release
@@ -93,9 +94,10 @@ def _guard_stage_3(optimizer: Any, judge: Callable[[float], bool]) -> None:
     from deepspeed.runtime.utils import combine_grad_norm_groups
 
     norms_of_groups = optimizer._get_norm_groups
+    is_replaced = optimizer.offload_optimizer and _is_on_cpu()
 
     def judged_norms() -> list[torch.Tensor]:
-        norms = norms_of_groups()
+        norms = [_norm_on_cpu(optimizer, True)] if is_replaced else norms_of_groups()
         total = combine_grad_norm_groups(norms)
         is_rejected = judge(float(total) / optimizer.loss_scale)
         return [torch.full_like(total, math.inf)] if is_rejected else norms
@@ -104,15 +106,38 @@ def _guard_stage_3(optimizer: Any, judge: Callable[[float], bool]) -> None:
 
 
 def _guard_stages_1_and_2(optimizer: Any, judge: Callable[[float], bool]) -> None:
-    total_norm = optimizer.scaled_global_norm
+    total_norm, is_replaced = optimizer.scaled_global_norm, _is_on_cpu()
     optimizer.check_grad_overflow = True  # without it an invalid norm in bf16 would be stepped on
 
     def judged_norm(norm_type: int = 2) -> torch.Tensor:
-        total = total_norm(norm_type)
+        is_offloaded = optimizer.cpu_offload
+        total = _norm_on_cpu(optimizer, is_offloaded) if is_replaced else total_norm(norm_type)
         is_rejected = judge(float(total) / optimizer.loss_scale)
         return torch.full_like(total, math.inf) if is_rejected else total
 
     optimizer.scaled_global_norm = judged_norm
+
+
+def _is_on_cpu() -> bool:
+    from deepspeed.accelerator import get_accelerator
+
+    return get_accelerator().device_name() == "cpu"
+
+
+def _norm_on_cpu(optimizer: Any, is_offloaded: bool) -> torch.Tensor:
+    """The norm over all ranks in float64, as other engines have it on CPUs.
+
+    DeepSpeed 0.19.8 takes the norm of each tensor in float64 too, then rounds their sum to float32;
+    only stage 3 without offload does not.
+    """
+    if is_offloaded:
+        squares = [norm.double() ** 2 for norm in optimizer.norm_for_param_grads.values()]
+    else:
+        gradients = [grad for group in optimizer.averaged_gradients.values() for grad in group]
+        squares = [sum_of_squares(grad) for grad in gradients]
+    total = torch.stack([torch.zeros((), dtype=torch.float64), *squares]).sum()
+    torch.distributed.all_reduce(total, group=optimizer.dp_process_group)
+    return total.sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 # ---- resuming --------------------------------------------------------------------------------
@@ -238,6 +263,16 @@ def _repair_groups(optimizer: torch.optim.Optimizer, universal: Path) -> None:
 
 
 # ---- full weights ----------------------------------------------------------------------------
+
+
+def gathers(engine: Any) -> bool:
+    """Whether whole weights are saved; under stage 3 the configuration decides."""
+    return engine.zero_optimization_stage() < 3 or engine.zero_gather_16bit_weights_on_model_save()
+
+
+def gather_from_now_on(engine: Any) -> None:
+    """Let the weights of stage 3 be gathered for saving, which a configuration may leave out."""
+    engine._config.zero_config.gather_16bit_weights_on_model_save = True
 
 
 def lazy_weights(checkpoint: Path) -> dict[str, Any]:

@@ -38,6 +38,46 @@ def show_ddp_search(argv: list[str]) -> None:
     train.main(argv)
 
 
+def show_norms(argv: list[str]) -> None:
+    """Run train.py, and print each norm that is judged beside the squares that a rank holds."""
+    import numpy as np
+
+    import train
+    from hugcoder.gradient_guard import GradientGuard
+    from hugcoder.trainer import PretrainTrainer
+
+    prepare, judge, trainers = PretrainTrainer._prepare_for_training, GradientGuard.judge, []
+
+    def prepare_and_keep(self, *args):
+        trainers.append(self)
+        return prepare(self, *args)
+
+    def held() -> list:
+        if trainers[0].is_deepspeed_enabled:
+            groups = trainers[0].deepspeed.optimizer.averaged_gradients.values()
+            return [gradient for group in groups for gradient in group]
+        gradients = [parameter.grad for parameter in trainers[0].model_wrapped.parameters()]
+        return [getattr(gradient, "_local_tensor", gradient) for gradient in gradients]
+
+    def judge_and_show(self, norm):
+        squares = sum(float((g.numpy().astype(np.longdouble) ** 2).sum()) for g in held())
+        sys.stdout.write(f"NORM {json.dumps({'judged': float(norm), 'squares': squares})}\n")
+        return judge(self, norm)
+
+    PretrainTrainer._prepare_for_training = prepare_and_keep
+    GradientGuard.judge = judge_and_show
+    train.main(argv)
+
+
+def train_unproved(argv: list[str]) -> None:
+    """Run train.py without the isolation self-test."""
+    import train
+    from hugcoder.callbacks import isolation_proof
+
+    isolation_proof.prove_isolation = lambda *_: "not proved"
+    train.main(argv)
+
+
 def check_a_whole_model(argv: list[str]) -> None:
     """Check the sharding of a model that nobody sharded."""
     import torch

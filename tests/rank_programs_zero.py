@@ -75,3 +75,28 @@ def resume_through_universal(argv: list[str]) -> None:
     )
     hyperparameters.put_back = lambda *_: None
     train.main(argv)
+
+
+def show_saves(argv: list[str]) -> None:
+    """Run train.py, and print each writing of DeepSpeed's own folder."""
+    from deepspeed import DeepSpeedEngine
+
+    import train
+
+    save = DeepSpeedEngine.save_checkpoint
+
+    def save_and_show(self, save_dir, *args, **kwargs):
+        sys.stdout.write(f"SAVE {save_dir}\n")
+        return save(self, save_dir, *args, **kwargs)
+
+    DeepSpeedEngine.save_checkpoint = save_and_show
+    train.main(argv)
+
+
+def export_without_gathering(argv: list[str]) -> None:
+    """Run train.py with a final model that is left in shards."""
+    import train
+    from hugcoder import zero
+
+    zero.gather_from_now_on = lambda engine: None
+    train.main(argv)

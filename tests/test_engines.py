@@ -7,7 +7,8 @@ import json
 
 import pytest
 import torch
-from ranks import hsdp_of_four
+from core_fixtures import make_store
+from ranks import hsdp_of_four, variant
 from run_in_ranks import TinyRun, exact_losses, model_of
 from safetensors import safe_open
 
@@ -98,3 +99,37 @@ def test_ddp_does_not_search_for_unused_parameters(engines):
     world = engines.run("search", "ddp.yaml", main="rank_programs_engines:show_ddp_search")
     assert "DDP searches: False" in world.of_rank(0)
     assert "DDP searches: False" in world.of_rank(1)
+
+
+# ---- the isolation self-test ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def noisy(model_config, tokenizer, tmp_path_factory) -> dict:
+    """Settings of a model that draws random numbers, on rows that hold several documents each."""
+    folder = tmp_path_factory.mktemp("noisy")
+    texts = [f"def plus_{i}(value):\n    return value + {i}\n" * (1 + i % 4) for i in range(200)]
+    make_store(folder, tokenizer, texts)
+    config = json.loads(model_config.read_text()) | {"attention_dropout": 0.1}
+    (folder / "config.json").write_text(json.dumps(config))
+    return {
+        "config_file": folder / "config.json",
+        "token_store": folder / "store",
+        "neftune_noise_alpha": 5,
+        "max_steps": 2,
+    }
+
+
+@pytest.mark.parametrize("config", [None, "ddp.yaml", "fsdp.yaml", "deepspeed.yaml"])
+def test_a_model_that_draws_random_numbers_is_proved_to_isolate(engines, noisy, tmp_path, config):
+    if config == "fsdp.yaml":
+        plain = {"fsdp_activation_checkpointing": False}
+        config = variant(tmp_path, config, fsdp_config=plain)
+    log = engines.run(tmp_path / "run", config, bf16=True, **noisy).of_rank(0)
+    assert "(within 0.0e+00 of the logits' spread and 0.0e+00 nats a token" in log
+
+
+def test_the_proof_takes_no_random_number_from_the_training(engines, noisy):
+    proved = engines.whole("ddp.yaml", **noisy)
+    unproved = engines.whole("ddp.yaml", main="rank_programs_engines:train_unproved", **noisy)
+    assert exact_losses(proved) == exact_losses(unproved)

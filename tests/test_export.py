@@ -9,11 +9,12 @@ import torch
 from rank_programs_init import LiveBytes
 from ranks import variant
 from run_in_ranks import TinyRun, assert_same_weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import export
 from hugcoder import checkpoint
-from hugcoder.export_weights import export_checkpoint
+from hugcoder.export_weights import complete_model, export_checkpoint, weight_shapes
 from hugcoder.refusal import Refusal
 
 ENGINES = ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"]
@@ -71,8 +72,6 @@ def test_large_models_go_into_several_files_that_transformers_opens(engine, runs
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 1
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    from transformers import AutoModelForCausalLM
-
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -95,6 +94,30 @@ def test_memory_is_taken_for_one_file_at_a_time(engine, runs, tmp_path):
     assert num_files == 7
     # beside the file, the pieces that torch puts its largest tensor together from
     assert largest <= live.peak <= 300_000 + largest
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])  # of the second, files name other pieces
+def test_only_a_folder_with_all_weights_becomes_a_finished_model(family, tmp_path):
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 16}
+    config = AutoConfig.for_model(family, num_attention_heads=2, num_key_value_heads=2, **shape)
+    model = AutoModelForCausalLM.from_config(config)
+    expected = weight_shapes(model)
+    model.save_pretrained(tmp_path / "whole")
+    complete_model(tmp_path / "whole", expected, {"step": 1})
+    assert checkpoint.manifest_of(tmp_path / "whole")["kind"] == "model"
+
+    weights = tensors(tmp_path / "whole")
+    first = next(name for name in weights if "down_proj" in name or "w2" in name)
+    for damaged in ({first: weights[first][:0]}, {first: weights[first][:4].clone()}, None):
+        folder = tmp_path / "damaged"
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / "manifest.json").unlink()
+        kept = weights | damaged if damaged else {n: t for n, t in weights.items() if n != first}
+        save_file(kept, folder / "model.safetensors")
+        with pytest.raises(Refusal, match=r"is not the whole model: .* first"):
+            complete_model(folder, expected, {"step": 1})
+        assert not (folder / "manifest.json").exists()
+        shutil.rmtree(folder)
 
 
 def test_a_damaged_checkpoint_a_full_folder_and_missing_words_are_refused(runs, tmp_path):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, Qwen3Config
+from transformers import DbrxConfig, GPT2Config, MixtralConfig, Qwen3Config
 
 from hugcoder import checkpoint, random_state
 from hugcoder.refusal import Refusal
@@ -33,6 +33,29 @@ def test_a_model_with_dropout_needs_as_many_processes(written_by_two):
     random_state.check_random_state(written_by_two, config, 2)
     with pytest.raises(Refusal, match=r"written by 2 processes and these are 1.* is 0\.1"):
         random_state.check_random_state(written_by_two, config, 1)
+
+
+def test_noise_of_neftune_needs_as_many_processes_too(written_by_two):
+    random_state.check_random_state(written_by_two, Qwen3Config(), 2, 5.0)
+    with pytest.raises(Refusal, match=r"but neftune_noise_alpha is 5\.0.*Start 2 processes"):
+        random_state.check_random_state(written_by_two, Qwen3Config(), 1, 5.0)
+
+
+def test_noise_of_routers_counts_wherever_the_config_keeps_it():
+    assert random_state.dropouts(MixtralConfig(router_jitter_noise=0.1)) == {
+        "router_jitter_noise": 0.1
+    }
+    nested = DbrxConfig(ffn_config={"moe_jitter_eps": 0.01}, attn_config={"attn_pdrop": 0.2})
+    assert random_state.dropouts(nested) == {"moe_jitter_eps": 0.01, "attn_pdrop": 0.2}
+
+
+def test_repeated_draws_are_the_same_and_leave_the_generators_as_they_were():
+    with random_state.repeated_draws() as repeat:
+        first = drawn()
+        assert drawn() != first
+        repeat()
+        assert drawn() == first
+    assert drawn() == first
 
 
 def test_dropouts_of_heads_that_are_not_trained_do_not_count():

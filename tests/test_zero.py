@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import variant
 from run_in_ranks import (
     TinyRun,
     assert_same_weights,
@@ -228,6 +229,56 @@ def test_exported_weights_of_a_bf16_run_are_the_float32_masters(zero_run, tmp_pa
     rounded = {name: weight.bfloat16() for name, weight in exported.items()}
     assert any(not torch.equal(rounded[name].float(), exported[name]) for name in exported)
     assert_same_weights(rounded, model_of(run))
+
+
+# ---- weights that the configuration does not gather ----------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["yaml", pytest.param("json", marks=slow)])
+def ungathered(request, zero_run) -> Path:
+    """ZeRO-3 as `accelerate config` answers by default, or by a file of DeepSpeed's own."""
+    if request.param == "yaml":
+        changes = {"zero3_save_16bit_model": False}
+    else:
+        names = ("train_micro_batch_size_per_gpu", "gradient_clipping")
+        said = dict.fromkeys((*names, "gradient_accumulation_steps"), "auto")
+        file = zero_run.folder / "zero3.json"
+        file.write_text(json.dumps(said | {"zero_optimization": {"stage": 3}}))
+        names = ("zero_stage", "offload_optimizer_device", "offload_param_device")
+        changes = dict.fromkeys((*names, "zero3_save_16bit_model"))
+        changes |= {"deepspeed_config_file": str(file)}
+    folder = zero_run.folder / request.param
+    folder.mkdir()
+    return variant(folder, "deepspeed.yaml", deepspeed_config=changes)
+
+
+def test_ungathered_checkpoints_hold_shards_once_and_the_final_model_is_whole(
+    zero_run, ungathered, tmp_path
+):
+    whole = zero_run.whole(CONFIGS[3])
+    run = zero_run.folder / f"shards-{ungathered.parent.name}"
+    log = zero_run.run(run, ungathered, main="rank_programs_zero:show_saves").of_rank(0)
+    assert log.count("SAVE ") == 2  # of steps 3 and 6
+    assert not list(run.glob("checkpoint-*/*.safetensors"))
+    assert losses(run) == losses(whole)
+    assert_same_weights(model_of(run), model_of(whole))
+    export_checkpoint(run / "checkpoint-3", tmp_path / "out")
+    export_checkpoint(whole / "checkpoint-3", tmp_path / "expected")
+    exported, expected = (tmp_path / name / "model.safetensors" for name in ("out", "expected"))
+    assert_same_weights(load_file(exported), load_file(expected))
+
+    again = begin_at(3, run, tmp_path / "resumed")
+    zero_run.run(again, ungathered)
+    assert_same(again, whole)
+
+
+def test_a_final_model_without_weights_is_not_called_finished(zero_run, ungathered):
+    run = zero_run.folder / f"without-{ungathered.parent.name}"
+    program = "rank_programs_zero:export_without_gathering"
+    ended = zero_run.run(run, ungathered, code=2, main=program, max_steps=1, eval_strategy="no")
+    for rank in (0, 1):
+        assert "model is not the whole model: 24 of 24 weights are not there" in ended.of_rank(rank)
+    assert not (run / "model" / "manifest.json").exists()
 
 
 # ---- words ---------------------------------------------------------------------------------------
