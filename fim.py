@@ -242,25 +242,27 @@ def keyed_rng(*keys: int | str) -> np.random.Generator:
 
 
 def piece_rng(
-    seed: int, epoch: int, document: int, piece: int, repeat: int = 0, part: int = 0
+    seed: int, epoch: int, document: int, start: int, repeat: int = 0
 ) -> np.random.Generator:
-    """The random stream of one part of a piece."""
-    return keyed_rng(seed, epoch, document, piece, repeat, part)
+    """The random stream of the unit that begins at token `start` of a document."""
+    return keyed_rng(seed, epoch, document, start, repeat)
 
 
 SHORTEST_DRAWN = 40  # tokens: a few lines on either side of a cursor
 
 
-def draw_lengths(seed: int, epoch: int, documents, pieces, repeats, longest: int) -> np.ndarray:
-    """How many tokens the first unit may take of a piece: log-uniform up to `longest`, one number
-    for each (document uid, piece number, repeat).
+def draw_lengths(
+    seed: int, epoch: int, documents, starts, repeats, part: int, longest: int
+) -> np.ndarray:
+    """How many tokens a unit may take: log-uniform up to `longest`, one number for each (document
+    uid, token where the stretch begins that is cut up, repeat), anew for each part of it.
 
     Were every unit as long as a row allows, a model would learn that a middle ends where rows end,
     and not from the text behind it: measured, P(end | true middle) was .02 in units of 64 to 200
     tokens and .60 in those of 252.
     """
     shortest = min(SHORTEST_DRAWN, longest // 2)
-    uniform = hash_uniform(seed, epoch, documents, pieces, repeats, longest)
+    uniform = hash_uniform(seed, epoch, documents, starts, repeats, part, longest)
     drawn = shortest * ((longest + 1) / shortest) ** uniform
     return np.minimum(drawn.astype(np.int64), longest)
 

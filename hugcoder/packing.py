@@ -4,8 +4,8 @@ Everything here is planned from lengths alone, before a token is read, and is a 
 (store, settings, epoch), so that row i of a run can be made anywhere, in any order, again.
 
     documents -> pieces   cut at line ends into at most `content_limit` tokens, once
-    pieces -> units       each piece is left-to-right or fill-in-the-middle; one of a document that
-                          had to be cut gives two FIM units, of lengths that are drawn
+    pieces -> units       each piece is left-to-right or fill-in-the-middle; neighbours that FIM
+                          takes are cut anew, into units of lengths that are drawn
     units -> rows         best-fit decreasing in windows of shuffled units; a unit is never cut
 
 Where exactly a cut falls is in `hugcoder.cutting`. The texts are transformed in `hugcoder.rows`.
@@ -113,9 +113,8 @@ class PackingSettings:
 class Units(NamedTuple):
     """Arrays with one entry a unit."""
 
-    piece: np.ndarray
+    document: np.ndarray  # index in the store
     repeat: np.ndarray  # 0 unless the mixture shows a document more than once an epoch
-    part: np.ndarray  # 0, 1, ... within the piece
     start: np.ndarray  # first token, within the document
     num_tokens: np.ndarray  # of the document, before FIM
     is_fim: np.ndarray
@@ -164,7 +163,7 @@ def plan_epoch(
     repeat = np.arange(len(piece)) - np.repeat(np.cumsum(times) - times, times)
     units = _make_units(store, codec, pieces, piece, repeat, settings, epoch)
     rng = fim.keyed_rng("order", settings.seed, epoch)
-    units = _reordered(units, rng.permutation(len(units.piece)))
+    units = _reordered(units, rng.permutation(len(units.document)))
     in_rows, row_offsets = _pack_windows(units.length, settings.row_length, rng)
     return EpochPlan(epoch, _reordered(units, in_rows), row_offsets)
 
@@ -182,33 +181,42 @@ def _make_units(
     settings: PackingSettings,
     epoch: int,
 ) -> Units:
-    """The units of pieces, each entry of `piece` one showing of it, in the order of documents.
+    """The units of pieces, each entry of `piece` one showing of it.
 
-    A piece that FIM takes of a document which had to be cut is cut in two, at a length that is
-    drawn (`fim.draw_lengths`). Whole documents keep their own lengths, and pieces that stay
-    left-to-right the longest context there is.
+    Pieces of documents that had to be cut, where FIM takes them, are joined with their neighbours
+    that it takes as well, and cut anew at drawn lengths, see `fim.draw_lengths`. Whole documents
+    keep their own lengths, and pieces that stay left-to-right the longest context there is.
     """
+    order = np.lexsort((pieces.number[piece], repeat, pieces.document[piece]))
+    piece, repeat = piece[order], repeat[order]
     document, start = pieces.document[piece], pieces.start[piece]
-    stop = start + pieces.length[piece]
+    stop, is_last = start + pieces.length[piece], pieces.is_last[piece]
     keys = (store.uids[document], pieces.number[piece], repeat)
     is_fim = fim.is_transformed(settings.fim_rate, settings.seed, epoch, *keys)
     is_fim &= pieces.is_text[piece]
-    is_whole = (start == 0) & pieces.is_last[piece]
-
-    longest = settings.content_limit
-    drawn = fim.draw_lengths(settings.seed, epoch, *keys, longest)
-    first = np.where(is_fim & ~is_whole, drawn, longest)
+    is_drawn = is_fim & ~((start == 0) & is_last)
+    # a piece that begins where the one before it ends is of the same showing of the same document
+    follows = is_drawn[1:] & is_drawn[:-1] & (start[1:] == stop[:-1]) & ~is_last[:-1]
+    first = np.flatnonzero(np.concatenate([[True], ~follows])[: len(piece)])
+    last = np.append(first[1:], len(piece))[: len(first)] - 1
+    document, repeat, start, is_fim, is_drawn = (
+        array[first] for array in (document, repeat, start, is_fim, is_drawn)
+    )
+    stop, is_last = stop[last], is_last[last]
+    uids, longest = store.uids[document], settings.content_limit
 
     def limits(owner: np.ndarray, number: int) -> np.ndarray:
-        return np.full(len(owner), longest) if number else first
+        stretch = (uids[owner], start[owner], repeat[owner])
+        drawn = fim.draw_lengths(settings.seed, epoch, *stretch, number, longest)
+        return np.where(is_drawn[owner], drawn, longest)
 
     parts = cut(store, codec, document, start, stop, limits)
     owner, num_tokens = parts.owner, parts.stop - parts.start
     is_fim = is_fim[owner] & parts.is_text
-    is_last = pieces.is_last[piece][owner] & (parts.stop == stop[owner])
-    length = np.where(is_fim, fim.planned_length(num_tokens), num_tokens + is_last)
-    kept = repeat[owner].astype(np.int16)
-    return Units(piece[owner], kept, parts.number, parts.start, num_tokens, is_fim, is_last, length)
+    ends_it = is_last[owner] & (parts.stop == stop[owner])
+    length = np.where(is_fim, fim.planned_length(num_tokens), num_tokens + ends_it)
+    shown = repeat[owner].astype(np.int16)
+    return Units(document[owner], shown, parts.start, num_tokens, is_fim, ends_it, length)
 
 
 def _pack_windows(

@@ -98,7 +98,7 @@ class PackedRows(Dataset):
         position_ids = np.empty(length, dtype=np.int64)
         start = 0
         units = plan.units_of(row, row + 1)
-        for unit in range(len(units.piece)):
+        for unit in range(len(units.document)):
             ids, unit_kinds = self._unit(units, unit, plan.epoch)
             stop = start + len(ids)
             input_ids[start:stop] = ids
@@ -118,20 +118,18 @@ class PackedRows(Dataset):
 
     def _unit(self, units: Units, unit: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and kinds of one unit."""
-        piece, start = int(units.piece[unit]), int(units.start[unit])
-        document = int(self.pieces.document[piece])
+        document, start = int(units.document[unit]), int(units.start[unit])
         ids = self.store.tokens(document, start, start + int(units.num_tokens[unit]))
         if not units.is_fim[unit]:
             if units.is_last[unit]:
                 ids = np.append(ids, self.codec.end_of_text)
             return ids, np.full(len(ids), LEFT_TO_RIGHT)
-        key = (int(self.store.uids[document]), int(self.pieces.number[piece]))
-        part = (int(units.repeat[unit]), int(units.part[unit]))
+        key = (int(self.store.uids[document]), start, int(units.repeat[unit]))
         made = fim.make_unit(
             self.codec.decode_bytes(ids.tolist()).decode("utf-8", errors="strict"),
             self.codec.encode,
             self.codec.fim_ids,
-            fim.piece_rng(self.settings.seed, epoch, *key, *part),
+            fim.piece_rng(self.settings.seed, epoch, *key),
             self.settings.fim,
             max_tokens=int(units.length[unit]),
         )
@@ -223,7 +221,7 @@ class PackedRows(Dataset):
             plan, row = self.locate(start)
             last = min(row + stop - start, plan.num_rows)
             units = plan.units_of(row, last)
-            languages = self.store.languages[self.pieces.document[units.piece]]
+            languages = self.store.languages[units.document]
             content += np.bincount(languages, units.num_tokens, minlength=len(content))
             in_fim += int(units.length[units.is_fim].sum())
             planned += int(units.length.sum())
@@ -242,7 +240,7 @@ class PackedRows(Dataset):
         for index in range(start, stop):
             plan, row = self.locate(index)
             units = plan.units_of(row, row + 1)
-            seen |= dict.fromkeys(self.pieces.document[units.piece].tolist())
+            seen |= dict.fromkeys(units.document.tolist())
         return self.store.origins(list(seen))
 
     def fullest_rows(self, num_rows: int) -> list[int]:
@@ -258,7 +256,7 @@ class PackedRows(Dataset):
         free = 1 - units.length.sum() / tokens
         in_fim = units.num_tokens[units.is_fim].sum() / units.num_tokens.sum()
         return (
-            f"{self.store.split}: packed {len(units.piece):,} units of "
+            f"{self.store.split}: packed {len(units.document):,} units of "
             f"{len(np.unique(self.pieces.document)):,} documents into {plan.num_rows:,} rows of "
             f"{self.settings.row_length} tokens an epoch ({tokens / 1e6:,.1f}M tokens, "
             f"{free:.2%} padding planned, {in_fim:.1%} of tokens in fill-in-the-middle units)"

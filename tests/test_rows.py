@@ -111,28 +111,28 @@ def test_seed_epoch_and_nothing_else_change_the_rows(mixed, codec):
 
 
 def draws_of(rows: PackedRows, epoch: int) -> dict[tuple[int, int], list[list[int]]]:
-    """(piece, repeat) -> the ids of its units, for one epoch."""
+    """(document, repeat) -> the ids of its units, for one epoch."""
     first, found = sum(rows.rows_in_epoch(e) for e in range(epoch)), {}
     for index in range(first, first + rows.rows_in_epoch(epoch)):
         plan, row = rows.locate(index)
         planned = plan.units_of(row, row + 1)
-        keys = zip(planned.piece.tolist(), planned.repeat.tolist(), strict=True)
+        keys = zip(planned.document.tolist(), planned.repeat.tolist(), strict=True)
         units = [unit["input_ids"].tolist() for unit in units_of(rows[index])]
-        for key, part, ids in zip(keys, planned.part.tolist(), units, strict=True):
-            found.setdefault(key, {})[part] = ids
+        for key, start, ids in zip(keys, planned.start.tolist(), units, strict=True):
+            found.setdefault(key, {})[start] = ids
     return {key: [ids for _, ids in sorted(parts.items())] for key, parts in found.items()}
 
 
-def test_a_piece_is_split_anew_in_each_epoch_repeat_and_seed(mixed, codec):
+def test_a_document_is_split_anew_in_each_epoch_repeat_and_seed(mixed, codec):
     mixture = {"test": 2.0}
     rows = make_rows(mixed, codec, fim_rate=1.0, mixture=mixture, num_rows=10_000)
     other = make_rows(mixed, codec, fim_rate=1.0, mixture=mixture, seed=43)
     first, second, reseeded = draws_of(rows, 0), draws_of(rows, 1), draws_of(other, 0)
-    repeated = {(piece, 1 - repeat): ids for (piece, repeat), ids in first.items()}
+    repeated = {(document, 1 - repeat): ids for (document, repeat), ids in first.items()}
     for drawn in (second, reseeded, repeated):
         assert drawn.keys() == first.keys()
         same = sum(drawn[key] == first[key] for key in first)
-        assert same < 0.2 * len(first), "short pieces may meet the same split by chance"
+        assert same < 0.2 * len(first), "short documents may meet the same split by chance"
 
 
 # ---- rows are the corpus -------------------------------------------------------------------------
@@ -144,11 +144,11 @@ def test_an_epoch_without_fim_is_every_document_and_its_end_token(real, codec, r
     plan, found = rows.plan(0), collections.defaultdict(dict)
     for index in range(len(rows)):
         units = units_of(rows[index])
-        pieces = plan.units_of(index, index + 1).piece
-        for piece, unit in zip(pieces.tolist(), units, strict=True):
+        planned = plan.units_of(index, index + 1)
+        places = zip(planned.document.tolist(), planned.start.tolist(), strict=True)
+        for (document, start), unit in zip(places, units, strict=True):
             assert (unit["kinds"] == LEFT_TO_RIGHT).all()
-            document, number = rows.pieces.document[piece], rows.pieces.number[piece]
-            found[int(document)][int(number)] = unit["input_ids"].tolist()
+            found[document][start] = unit["input_ids"].tolist()
     for document in range(len(real)):
         ids = [i for _, piece in sorted(found[document].items()) for i in piece]
         own = real.tokens(document, 0, int(real.lengths[document])).tolist()
@@ -161,10 +161,10 @@ def test_an_epoch_with_fim_holds_every_document_once(real, codec, fim_rate):
     rows, found = make_rows(real, codec, row_length=256, fim_rate=fim_rate), {}
     for index in range(len(rows)):
         planned = rows.plan(0).units_of(index, index + 1)
-        places = zip(planned.piece.tolist(), planned.start.tolist(), strict=True)
-        for (piece, start), unit in zip(places, units_of(rows[index]), strict=True):
-            assert (int(rows.pieces.document[piece]), start) not in found
-            found[int(rows.pieces.document[piece]), start] = text_of(unit, codec)
+        places = zip(planned.document.tolist(), planned.start.tolist(), strict=True)
+        for place, unit in zip(places, units_of(rows[index]), strict=True):
+            assert place not in found
+            found[place] = text_of(unit, codec)
     for document in range(len(real)):
         texts = [text for (of, _), text in sorted(found.items()) if of == document]
         own = real.tokens(document, 0, int(real.lengths[document]))
@@ -257,8 +257,8 @@ def test_shares_are_those_counted_from_the_plan(mixed, codec):
     for index in range(start, stop):
         plan, row = rows.locate(index)
         units = plan.units_of(row, row + 1)
-        for unit, piece in enumerate(units.piece):
-            language = mixed.language_names[mixed.languages[rows.pieces.document[piece]]]
+        for unit, document in enumerate(units.document):
+            language = mixed.language_names[mixed.languages[document]]
             tokens[language] += int(units.num_tokens[unit])
             total += int(units.length[unit])
             in_fim += int(units.length[unit]) * bool(units.is_fim[unit])
@@ -282,7 +282,7 @@ def test_a_mixture_changes_the_shares_as_it_says(mixed, codec):
     go = mixed.lengths[mixed.languages == mixed.language_names.index("go")].sum()
     assert rows.plan(0).units.num_tokens.sum() == 2 * go
     by_source = make_rows(mixed, codec, fim_rate=0.0, mixture={"test": 3})
-    assert len(by_source.plan(0).units.piece) == 3 * len(by_source.pieces.document)
+    assert len(by_source.plan(0).units.document) == 3 * len(by_source.pieces.document)
 
 
 def test_a_large_evaluation_batch_leaves_more_than_one_held_out_row(store, codec, tmp_path):
