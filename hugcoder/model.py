@@ -25,8 +25,9 @@ from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
 from hugcoder.launched import uses
-from hugcoder.random_init import RESIDUAL_OUTPUTS, build_random
+from hugcoder.random_init import build_random
 from hugcoder.refusal import Refusal
+from hugcoder.residual import writes_to_residual
 from hugcoder.shards import are_zero, whole_shape, write_whole
 
 logger = logging.getLogger(__name__)
@@ -115,14 +116,13 @@ def awake(model: PreTrainedModel) -> Iterator[None]:
     With zeros there, no layer has any effect on the logits and a leak could not be seen. Works on
     all ranks, on whole and on sharded parameters; every rank gets its part of the same noise.
     """
-    outputs = [p for name, p in model.named_parameters() if name.endswith(RESIDUAL_OUTPUTS)]
+    outputs = [p for name, p in model.named_parameters() if writes_to_residual(name)]
     asleep = [p for p, is_zero in zip(outputs, are_zero(outputs), strict=True) if is_zero]
     generator = torch.Generator().manual_seed(0)
+    spread = getattr(model.config, "initializer_range", 0.02)  # OPT, Bloom and others have none
     for parameter in asleep:
         noise = torch.empty(whole_shape(parameter))
-        write_whole(
-            parameter, noise.normal_(0.0, model.config.initializer_range, generator=generator)
-        )
+        write_whole(parameter, noise.normal_(0.0, spread, generator=generator))
     try:
         yield
     finally:

@@ -16,8 +16,8 @@ from hugcoder.corpus import TRAIN
 from hugcoder.isolation import prove_isolation
 from hugcoder.loss import loss_by_kind
 from hugcoder.model import awake
-from hugcoder.random_init import RESIDUAL_OUTPUTS
 from hugcoder.refusal import Refusal
+from hugcoder.residual import writes_to_residual
 from hugcoder.rows import IGNORED, PADDING
 from hugcoder.token_store import TokenStore
 
@@ -151,7 +151,7 @@ def test_an_untrained_model_of_usual_spread_still_shows_a_leak(rows):
 def test_a_leak_is_noticed_when_residual_outputs_start_at_zero(rows):
     model = make_model("llama", "sdpa")
     for name, parameter in model.named_parameters():
-        if name.endswith(RESIDUAL_OUTPUTS):
+        if writes_to_residual(name):
             torch.nn.init.zeros_(parameter)
     mask = torch.ones(len(rows), 128, dtype=torch.long)
     leaking = forward_of(model, attention_mask=mask)
