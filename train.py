@@ -71,8 +71,10 @@ def pretrain(groups: list, signals: "StopSignals", status: "RunStatus") -> None:
     from hugcoder.callbacks.stop_requests import StopRequests
     from hugcoder.data import load_codec, load_held_out, load_rows
     from hugcoder.identity import run_identity
-    from hugcoder.model import build_model, measure_model
+    from hugcoder.model import build_model, check_model, measure_model
     from hugcoder.trainer import PretrainTrainer
+
+    check_model(model_args)
 
     # Data: token store -> pieces -> FIM units -> rows
     codec = load_codec(model_args, data_args)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     PretrainedConfig,
@@ -25,6 +24,7 @@ from hugcoder.codec import Codec, copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
 from hugcoder.launched import uses
+from hugcoder.model_config import check_config, read_config, tell_what_is_set
 from hugcoder.random_init import build_random
 from hugcoder.refusal import Refusal
 from hugcoder.residual import writes_to_residual
@@ -46,6 +46,7 @@ def build_model(
     """
     if arguments.config_file:
         config = fit_config(read_config(arguments.config_file), codec, max_seq_length)
+        tell_what_is_set(arguments.config_file, config)
         model = build_random(
             config,
             arguments.attn_implementation,
@@ -66,16 +67,10 @@ def build_model(
     return model
 
 
-def read_config(path: str) -> PretrainedConfig:
-    """Raises: Refusal when the file is not a config that transformers knows."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-    except (json.JSONDecodeError, KeyError, ValueError) as error:
-        raise Refusal(
-            f"{path} is not a Hugging Face model config ({error}); start from one in "
-            f"configs/models."
-        ) from None
+def check_model(arguments: ModelArguments) -> None:
+    """Raises: Refusal when no model can be made of what is given; before any data are read."""
+    if arguments.config_file:
+        check_config(arguments.config_file)
 
 
 def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> PretrainedConfig:

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import Refusal, told
 from hugcoder.residual import check_residual_init, writes_to_residual
 from hugcoder.shards import local_part, own_name, write_whole
 
@@ -199,10 +199,16 @@ def build_random(
     Raises: Refusal when residual_init is not known for the model.
     """
     is_zero3 = is_deepspeed_zero3_enabled()  # then each module is sharded as soon as it is built
-    with nullcontext() if is_zero3 else torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attn_implementation
-        )
+    try:
+        with nullcontext() if is_zero3 else torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=attn_implementation
+            )
+    except (ImportError, ValueError) as error:  # a kernel that is not here, or not for this model
+        raise Refusal(
+            f"attn_implementation {attn_implementation} cannot be had for model type "
+            f"{config.model_type}: {told(error)}; give another, such as eager."
+        ) from None
     if residual_init != "normal":
         check_residual_init(model, model.config, residual_init)
     model.random_weights = RandomWeights(type(model), model.config, seed, residual_init)
