@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from hugcoder import corpus as corpora
 from hugcoder import token_store
-from hugcoder.codec import Codec, copy_tokenizer
+from hugcoder.codec import Codec
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
+from hugcoder.tokenizer_files import copy_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ length, line ends, code points cut in two.
 
 import functools
 import hashlib
-import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -143,18 +142,3 @@ class Codec:
     def pad(self) -> int:
         """The id that fills the rest of a row; its labels are always -100."""
         return self.special_ids.get(self.fim_ids.format.pad, self.end_of_text)
-
-
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files as they are.
-
-    Saving it through transformers 5 would rename its class to one that transformers 4 and
-    converters refuse.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)

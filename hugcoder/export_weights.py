@@ -21,9 +21,9 @@ from torch.distributed import checkpoint as sharded
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hugcoder import checkpoint
-from hugcoder.codec import copy_tokenizer
 from hugcoder.files import write_json
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import Refusal, told
+from hugcoder.tokenizer_files import copy_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _write_weights(
     """Write the tensors that the model has, tied ones once, as transformers would."""
     shapes = {
         name: weights.shapes[name].to(dtype or weights.shapes[name].dtype)
-        for name in _tensor_names(source)
+        for name in _checked_names(weights, source)
     }
     plan = split_torch_state_dict_into_shards(
         shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
@@ -142,14 +142,40 @@ def _write_file(weights: Weights, dtypes: dict[str, torch.dtype], path: Path) ->
     logger.info("wrote %s: %d tensors", path, len(tensors))
 
 
-def _tensor_names(source: Path) -> list[str]:
-    """Names of a model's parameters and saved buffers; no memory is taken for them."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+def _checked_names(weights: Weights, source: Path) -> list[str]:
+    """Names of a model's parameters and saved buffers; no memory is taken for them.
+
+    Raises: Refusal when the checkpoint has not exactly the weights of its config.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    except Exception as error:  # whatever the classes make of a config that was changed
+        raise Refusal(f"no model can be made of {source / 'config.json'}: {told(error)}.") from None
     model.tie_weights()
-    parameters = [name for name, _ in model.named_parameters()]
     saved = model.state_dict(keep_vars=True)
-    return parameters + [name for name, _ in model.named_buffers() if name in saved]
+    names = [name for name, _ in model.named_parameters()]
+    names += [name for name, _ in model.named_buffers() if name in saved]
+    found = weights.shapes
+    for what, wrong in (
+        ("is missing", [name for name in names if name not in found]),
+        ("is in the files and not in the model", sorted(found.keys() - saved.keys())),
+        (
+            "has another shape",
+            [n for n in names if n in found and found[n].shape != saved[n].shape],
+        ),
+    ):
+        if wrong:
+            more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+            raise Refusal(
+                f"the weights of {source} are not those of its config.json: {wrong[0]} {what}"
+                f"{more}; give another checkpoint."
+            )
+    return names
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape != other.shape
 
 
 def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> None:

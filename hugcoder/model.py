@@ -6,29 +6,26 @@ Holds how it is built, counted and made ready for others to open; random weights
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from hugcoder.arguments import ModelArguments, PretrainArguments
-from hugcoder.codec import Codec, copy_tokenizer
+from hugcoder.codec import Codec
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
 from hugcoder.launched import uses
 from hugcoder.model_config import check_config, read_config, tell_what_is_set
+from hugcoder.pretrained import check_files, load_causal_lm
 from hugcoder.random_init import build_random
 from hugcoder.refusal import Refusal
 from hugcoder.residual import writes_to_residual
 from hugcoder.shards import are_zero, whole_shape, write_whole
+from hugcoder.tokenizer_files import copy_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +51,10 @@ def build_model(
             residual_init=arguments.residual_init,
             on_meta=bool(training.fsdp) or uses("FSDP"),
         )
+        own_ends: set[int] = set()
     else:
         model = load_model(arguments, codec)
+        own_ends = end_ids(model)
     longest = model.config.max_position_embeddings
     if max_seq_length > longest:
         raise Refusal(
@@ -63,7 +62,7 @@ def build_model(
             f"{longest}; "
             "lower the first or raise the second in the model's config."
         )
-    model.generation_config = generation_config(codec)
+    model.generation_config = generation_config(codec, own_ends)
     return model
 
 
@@ -71,6 +70,8 @@ def check_model(arguments: ModelArguments) -> None:
     """Raises: Refusal when no model can be made of what is given; before any data are read."""
     if arguments.config_file:
         check_config(arguments.config_file)
+    else:
+        check_files(arguments.model_name_or_path)
 
 
 def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> PretrainedConfig:
@@ -86,15 +87,9 @@ def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> P
 
 
 def load_model(arguments: ModelArguments, codec: Codec) -> PreTrainedModel:
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            arguments.model_name_or_path,
-            dtype=torch.float32,
-            attn_implementation=arguments.attn_implementation,
-        )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise Refusal(f"{arguments.model_name_or_path} cannot be loaded: {first_line}") from None
+    model = load_causal_lm(
+        arguments.model_name_or_path, torch.float32, arguments.attn_implementation
+    )
     if model.config.vocab_size < codec.vocab_size:
         raise Refusal(
             f"{arguments.model_name_or_path} has {model.config.vocab_size} tokens, fewer than the "
@@ -125,9 +120,19 @@ def awake(model: PreTrainedModel) -> Iterator[None]:
             write_whole(parameter, torch.zeros(whole_shape(parameter)))
 
 
-def generation_config(codec: Codec) -> GenerationConfig:
-    """Every FIM special ends a generation, so that no program runs past the end of a middle."""
-    stops = sorted(codec.fim_ids.stops)
+def end_ids(model: PreTrainedModel) -> set[int]:
+    """The ids that end a generation by the model's own generation config."""
+    eos = model.generation_config.eos_token_id
+    return set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
+
+
+def generation_config(codec: Codec, own_ends: Collection[int] = ()) -> GenerationConfig:
+    """Every FIM special ends a generation, so that no program runs past the end of a middle.
+
+    Args: own_ends: of a model that is continued, such as the end of a turn in a chat; kept. Its
+        other settings (temperature, top_p, ...) were chosen for the weights before, and are not.
+    """
+    stops = sorted({*codec.fim_ids.stops, *own_ends})
     end = codec.end_of_text
     return GenerationConfig(bos_token_id=end, eos_token_id=stops, pad_token_id=codec.pad)
 

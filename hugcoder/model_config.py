@@ -16,18 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from hugcoder.config_keys import check_keys, nearest
 from hugcoder.refusal import Refusal, told
+from hugcoder.zero import without_zero3
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +39,6 @@ COUNTS = (
 )
 NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 SET_HERE = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
-# What shapes alone cannot answer, as which expert a token goes to; it says nothing of the config.
-NOT_JUDGED = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-    NotImplementedError,
-    UnsupportedOperatorException,
-)
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -94,7 +80,7 @@ def check_config(path: str) -> None:
             )
     try:
         _try(config)
-    except NOT_JUDGED as error:
+    except _unanswerable() as error:
         logger.info("%s could not be tried before the start (%s)", path, type(error).__name__)
     except Exception as error:  # whatever the model's code makes of the values
         raise Refusal(
@@ -206,16 +192,34 @@ def _check_values(path: str, config: PretrainedConfig) -> None:
             raise Refusal(f"{path}: {name} {value} must be a number above 0.")
 
 
+def _unanswerable() -> tuple[type[Exception], ...]:
+    """What shapes alone cannot answer, as which expert a token goes to; no fault of the config."""
+    from torch._subclasses import fake_tensor
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    return (
+        fake_tensor.DataDependentOutputException,
+        fake_tensor.DynamicOutputShapeException,
+        fake_tensor.UnsupportedOperatorException,
+        GuardOnDataDependentSymNode,
+        NotImplementedError,
+    )
+
+
 def _try(config: PretrainedConfig) -> None:
     """Build a model and run it on a few tokens, all of it with shapes and no values.
 
     Experts are one batched product, because the kernels that group them want other sizes than the
     model does.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     config = copy.deepcopy(config)
     config._experts_implementation = "batched_mm"
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # tracebacks
-    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True), torch.no_grad():
+    fake = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with without_zero3(), fake, torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         tokens = torch.zeros(1, 8, dtype=torch.long)
         model.train()(input_ids=tokens, position_ids=torch.arange(8)[None], use_cache=False)
