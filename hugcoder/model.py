@@ -55,7 +55,7 @@ def build_model(
     else:
         model = load_model(arguments, codec)
         own_ends = end_ids(model)
-    longest = model.config.max_position_embeddings
+    longest = getattr(model.config, "max_position_embeddings", max_seq_length)  # Bloom has none
     if max_seq_length > longest:
         raise Refusal(
             f"max_seq_length {max_seq_length} exceeds the model's max_position_embeddings "

@@ -39,14 +39,8 @@ WEIGHTS = (  # in the order in which transformers looks for them
     "pytorch_model.bin.index.json",
 )
 SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-READ_HERE = (
-    ".safetensors",
-    ".bin",
-    ".json",
-    ".jinja",
-    ".model",
-    ".txt",
-)  # a checkpoint's optimizer is not
+# What loading reads or copies; the optimizer of a checkpoint is not among it.
+READ_HERE = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 NAMES_SHOWN = 3
 REPAIR = "download or export it again, or give another model"
 
@@ -80,7 +74,7 @@ def check_files(name: str) -> None:
     """Look at a model's files without reading the weights.
 
     Raises: Refusal when a local folder is not what its manifest says, a file is cut, empty or a
-    git-lfs pointer, the index and the files disagree, or settings are no JSON.
+    git-lfs pointer, the index names a file that is not there, or settings are no JSON.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -99,12 +93,10 @@ def manifest_damage(folder: Path) -> str:
     if not (folder / MANIFEST).is_file():
         return ""
     reason = checkpoint.missing_from(folder)
-    if "manifest" in reason and '"checksum"' not in (folder / MANIFEST).read_text(
-        "utf-8", "replace"
-    ):
-        return ""  # another program's
-    is_read = reason.split(" ")[0].endswith(READ_HERE) or "manifest" in reason
-    return reason if is_read else ""
+    if "manifest" in reason:
+        is_ours = b'"checksum"' in (folder / MANIFEST).read_bytes()
+        return reason if is_ours else ""
+    return reason if reason.split(" ")[0].endswith(READ_HERE) else ""
 
 
 def broken_file(folder: Path) -> str:
