@@ -88,9 +88,11 @@ def pretrain(
     from hugcoder.callbacks.stop_requests import StopRequests
     from hugcoder.data import load_codec, load_held_out, load_rows
     from hugcoder.identity import run_identity
-    from hugcoder.model import build_model, measure_model
+    from hugcoder.model import build_model, check_model, measure_model
     from hugcoder.trainer import PretrainTrainer
     from hugcoder.training_data import corpora_of_run
+
+    check_model(model_args)
 
     # Data: token store -> pieces -> FIM units -> rows
     watchdog.at("while reading the data", LONG_SECONDS)

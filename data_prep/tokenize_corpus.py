@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from hugcoder import corpus as corpora
 from hugcoder import token_store
-from hugcoder.codec import Codec, copy_tokenizer
+from hugcoder.codec import Codec
 from hugcoder.file_table import FileTable, hash_files, missing_or_resized
 from hugcoder.files import MANIFEST, read_manifest, read_object, write_json
 from hugcoder.ownership import contents, owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
+from hugcoder.tokenizer_files import copy_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -62,8 +62,9 @@ class ModelArguments:
     residual_init: Literal["scaled", "zero", "normal"] = _field(
         "scaled",
         "Initial weights that write into the residual stream: scaled = divided by sqrt(2 x "
-        "layers), so that its variance does not grow with depth (GPT-2); zero = each layer starts "
-        "as the identity (learns fastest in short runs); normal = like all others.",
+        "layers), so that its variance does not grow with depth (GPT-2; where the model's class "
+        "does that itself, it is done once); zero = each layer starts as the identity (learns "
+        "fastest in short runs); normal = as the model's class draws them.",
     )
 
     def __post_init__(self) -> None:

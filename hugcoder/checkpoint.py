@@ -104,7 +104,7 @@ def _checksum(manifest: dict[str, Any]) -> str:
 
 def is_complete(folder: Path) -> bool:
     """Whether the manifest is there and every file it names has the size it says; reads no file."""
-    return not _missing(folder)
+    return not missing_from(folder)
 
 
 def damage(folder: Path) -> str:
@@ -112,7 +112,7 @@ def damage(folder: Path) -> str:
 
     Looks at names and sizes first, then reads everything.
     """
-    if found := _missing(folder):
+    if found := missing_from(folder):
         return found
     files = manifest_of(folder)["files"]
     start, total = time.perf_counter(), sum(facts["bytes"] for facts in files.values())
@@ -130,7 +130,7 @@ def damage(folder: Path) -> str:
     return ""
 
 
-def _missing(folder: Path) -> str:
+def missing_from(folder: Path) -> str:
     """What is wrong with the manifest, or with the names and sizes of the files."""
     if not folder.is_dir():
         return "there is no such folder"

@@ -7,7 +7,6 @@ length, line ends, code points cut in two.
 
 import functools
 import hashlib
-import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -180,16 +179,3 @@ def is_damaged(folder: Path, what: str) -> str:
 
 
 KIND = "tokenizer"  # what the manifest of `python -m tokenizer` says that its folder is
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files as they are.
-
-    Saving it through transformers 5 would rename its class to one that transformers 4 and
-    converters refuse.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)

@@ -9,6 +9,7 @@ from hugcoder.codec import Codec
 from hugcoder.refusal import Refusal
 from hugcoder.rows import PackedRows, RowSettings, clear_mixture
 from hugcoder.token_store import TokenStore
+from hugcoder.tokenizer_files import hub_tokenizer
 
 EPOCHS = "epochs.json"  # in the run folder, see PackedRows.remember_epochs
 
@@ -22,7 +23,7 @@ def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
     expected = token_store.manifest_of(store)["tokenizer_sha256"]
     folder = Path(model.tokenizer or model.model_name_or_path or store / "tokenizer")
     if not folder.is_dir():
-        folder = _hub_tokenizer(str(folder))
+        folder = hub_tokenizer(str(folder))
     codec = Codec(folder)
     if codec.fingerprint != expected:
         raise Refusal(
@@ -31,16 +32,6 @@ def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
         )
     codec.fim_ids  # noqa: B018  refuses a tokenizer without fill-in-the-middle tokens
     return codec
-
-
-def _hub_tokenizer(name: str) -> Path:
-    """The local copy of a hub model's tokenizer."""
-    from transformers.utils import cached_file
-
-    try:
-        return Path(cached_file(name, "tokenizer.json")).parent
-    except OSError as error:
-        raise Refusal(f"{name} has no tokenizer: {str(error).strip().splitlines()[0]}") from None
 
 
 def row_settings(data: DataArguments, training: PretrainArguments) -> RowSettings:

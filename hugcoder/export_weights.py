@@ -22,11 +22,11 @@ from torch.distributed import checkpoint as sharded
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hugcoder import checkpoint
-from hugcoder.codec import copy_tokenizer
 from hugcoder.files import write_json
 from hugcoder.ownership import contents
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import Refusal, told
 from hugcoder.shards import whole_shape
+from hugcoder.tokenizer_files import copy_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,11 @@ def export_checkpoint(
         raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
     if contents(output_dir):
         raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
+    weights, model = _weights_of(source), _model_of(source)
+    _compare(weights, model, source)
+    expected = weight_shapes(model)
     output_dir.mkdir(parents=True, exist_ok=True)
-    expected = _expected(source)
-    _write_weights(_weights_of(source), list(expected), output_dir, dtype, max_file_bytes)
+    _write_weights(weights, list(expected), output_dir, dtype, max_file_bytes)
     _write_rest(source, output_dir, dtype)
     complete_model(output_dir, expected, checkpoint.facts_of(source))
 
@@ -183,12 +185,38 @@ def _write_file(weights: Weights, dtypes: dict[str, torch.dtype], path: Path) ->
     logger.info("wrote %s: %d tensors", path, len(tensors))
 
 
-def _expected(source: Path) -> dict[str, torch.Size]:
-    """The weights of the model that a folder's config describes; no memory is taken for them."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+def _model_of(source: Path) -> PreTrainedModel:
+    """The model that a folder's config describes, without memory.
+
+    Raises: Refusal when it describes none.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
+    except Exception as error:  # whatever the classes make of a config that was changed
+        raise Refusal(f"no model can be made of {source / 'config.json'}: {told(error)}.") from None
     model.tie_weights()
-    return weight_shapes(model)
+    return model
+
+
+def _compare(weights: Weights, model: PreTrainedModel, source: Path) -> None:
+    """Raises: Refusal when a checkpoint has not exactly the weights of its config."""
+    found, names = weights.shapes, list(weight_shapes(model))
+    saved = model.state_dict(keep_vars=True)
+    for what, wrong in (
+        ("is missing", [name for name in names if name not in found]),
+        ("is in the files and not in the model", sorted(found.keys() - saved.keys())),
+        (
+            "has another shape",
+            [n for n in names if n in found and found[n].shape != saved[n].shape],
+        ),
+    ):
+        if wrong:
+            more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+            raise Refusal(
+                f"the weights of {source} are not those of its config.json: {wrong[0]} {what}"
+                f"{more}; give another checkpoint."
+            )
 
 
 def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> None:

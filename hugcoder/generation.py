@@ -21,6 +21,7 @@ import torch
 from hugcoder.codec import Codec
 from hugcoder.hardware import check_device
 from hugcoder.refusal import Refusal
+from hugcoder.tokenizer_files import hub_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,8 +111,7 @@ def load_checkpoint(
 
     Raises: Refusal when there is no model, or no fill-in-the-middle tokens in its vocabulary.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import cached_file
+    from hugcoder.pretrained import load_causal_lm
 
     folder = find_checkpoint(name)
     if device is None:
@@ -119,16 +119,8 @@ def load_checkpoint(
         device = str(accelerator or "cpu")
     check_device(device)
     dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
-    try:
-        tokenizer_file = cached_file(str(folder or name), "tokenizer.json")
-        codec = CheckpointCodec(Path(tokenizer_file).parent)
-        model = AutoModelForCausalLM.from_pretrained(folder or name, dtype=getattr(torch, dtype))
-    except OSError as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise Refusal(
-            f"{name} could not be loaded ({first_line}). Give a complete model folder or the name "
-            "of a hub model that this machine can reach."
-        ) from error
+    model = load_causal_lm(str(folder or name), getattr(torch, dtype))
+    codec = CheckpointCodec(folder or hub_tokenizer(name))
     _check_vocabulary(name, model, codec)
     return model.to(device).eval(), codec
 

@@ -19,10 +19,24 @@ from hugcoder.rows import IGNORED, NUM_LOSS_KINDS, PackedRows
 
 @dataclass(frozen=True)
 class Score:
-    """Of one kind of token; nan where there was none."""
+    """Of one kind of token; nan where there was none, or where its tokens stand for no bytes."""
 
-    nats_per_token: float
-    bits_per_byte: float
+    nats: float
+    num_tokens: float
+    num_bytes: float
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.num_tokens if self.num_tokens else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+
+    def metrics(self, loss: str, bits: str) -> dict[str, float]:
+        """Loss and bits per byte under these names, without what does not exist."""
+        found = {loss: self.nats_per_token} if self.num_tokens else {}
+        return found | ({bits: self.bits_per_byte} if self.num_bytes else {})
 
 
 class FilledUp(Dataset):
@@ -72,8 +86,4 @@ def score_rows(
         totals += torch.stack([sums, counts, torch.stack(by_kind).float()])
         after_batch()
     model.train()
-    by_kind = accelerator.reduce(totals, reduction="sum").T.tolist()
-    return [
-        Score(nats / max(tokens, 1), nats / math.log(2) / max(size, 1))
-        for nats, tokens, size in by_kind
-    ]
+    return [Score(*sums) for sums in accelerator.reduce(totals, reduction="sum").T.tolist()]

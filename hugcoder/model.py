@@ -6,28 +6,26 @@ Holds how it is built, counted and made ready for others to open; random weights
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from hugcoder.arguments import ModelArguments, PretrainArguments
-from hugcoder.codec import Codec, copy_tokenizer
+from hugcoder.codec import Codec
 from hugcoder.files import write_json
 from hugcoder.hardware import flops_per_token
 from hugcoder.launched import uses
-from hugcoder.random_init import RESIDUAL_OUTPUTS, build_random
+from hugcoder.model_config import check_config, read_config, tell_what_is_set
+from hugcoder.pretrained import check_files, load_causal_lm
+from hugcoder.random_init import build_random
 from hugcoder.refusal import Refusal
+from hugcoder.residual import writes_to_residual
 from hugcoder.shards import are_zero, whole_shape, write_whole
+from hugcoder.tokenizer_files import copy_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ def build_model(
     """
     if arguments.config_file:
         config = fit_config(read_config(arguments.config_file), codec, max_seq_length)
-        check_attention(config, arguments.attn_implementation)
+        tell_what_is_set(arguments.config_file, config)
         model = build_random(
             config,
             arguments.attn_implementation,
@@ -53,29 +51,27 @@ def build_model(
             residual_init=arguments.residual_init,
             on_meta=bool(training.fsdp) or uses("FSDP"),
         )
+        own_ends: set[int] = set()
     else:
         model = load_model(arguments, codec)
-    longest = model.config.max_position_embeddings
+        own_ends = end_ids(model)
+    longest = getattr(model.config, "max_position_embeddings", max_seq_length)  # Bloom has none
     if max_seq_length > longest:
         raise Refusal(
             f"max_seq_length {max_seq_length} exceeds the model's max_position_embeddings "
             f"{longest}; "
             "lower the first or raise the second in the model's config."
         )
-    model.generation_config = generation_config(codec)
+    model.generation_config = generation_config(codec, own_ends)
     return model
 
 
-def read_config(path: str) -> PretrainedConfig:
-    """Raises: Refusal when the file is not a config that transformers knows."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-    except (json.JSONDecodeError, KeyError, ValueError) as error:
-        raise Refusal(
-            f"{path} is not a Hugging Face model config ({error}); start from one in "
-            f"configs/models."
-        ) from None
+def check_model(arguments: ModelArguments) -> None:
+    """Raises: Refusal when no model can be made of what is given; before any data are read."""
+    if arguments.config_file:
+        check_config(arguments.config_file)
+    else:
+        check_files(arguments.model_name_or_path)
 
 
 def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> PretrainedConfig:
@@ -90,27 +86,10 @@ def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> P
     return config
 
 
-def check_attention(config: PretrainedConfig, attn_implementation: str) -> None:
-    """Raises: Refusal when transformers has no such attention for the model."""
-    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    supports_it = "_supports_sdpa" if attn_implementation == "sdpa" else "_supports_flash_attn"
-    if attn_implementation != "eager" and not getattr(model_class, supports_it, True):
-        raise Refusal(
-            f"attn_implementation {attn_implementation} does not exist for {config.model_type} in "
-            "transformers; give --attn_implementation eager."
-        )
-
-
 def load_model(arguments: ModelArguments, codec: Codec) -> PreTrainedModel:
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            arguments.model_name_or_path,
-            dtype=torch.float32,
-            attn_implementation=arguments.attn_implementation,
-        )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise Refusal(f"{arguments.model_name_or_path} cannot be loaded: {first_line}") from None
+    model = load_causal_lm(
+        arguments.model_name_or_path, torch.float32, arguments.attn_implementation
+    )
     if model.config.vocab_size < codec.vocab_size:
         raise Refusal(
             f"{arguments.model_name_or_path} has {model.config.vocab_size} tokens, fewer than the "
@@ -127,14 +106,13 @@ def awake(model: PreTrainedModel) -> Iterator[None]:
     With zeros there, no layer has any effect on the logits and a leak could not be seen. Works on
     all ranks, on whole and on sharded parameters; every rank gets its part of the same noise.
     """
-    outputs = [p for name, p in model.named_parameters() if name.endswith(RESIDUAL_OUTPUTS)]
+    outputs = [p for name, p in model.named_parameters() if writes_to_residual(name)]
     asleep = [p for p, is_zero in zip(outputs, are_zero(outputs), strict=True) if is_zero]
     generator = torch.Generator().manual_seed(0)
+    spread = getattr(model.config, "initializer_range", 0.02)  # OPT, Bloom and others have none
     for parameter in asleep:
         noise = torch.empty(whole_shape(parameter))
-        write_whole(
-            parameter, noise.normal_(0.0, model.config.initializer_range, generator=generator)
-        )
+        write_whole(parameter, noise.normal_(0.0, spread, generator=generator))
     try:
         yield
     finally:
@@ -142,13 +120,23 @@ def awake(model: PreTrainedModel) -> Iterator[None]:
             write_whole(parameter, torch.zeros(whole_shape(parameter)))
 
 
-def generation_config(codec: Codec) -> GenerationConfig:
+def end_ids(model: PreTrainedModel) -> set[int]:
+    """The ids that end a generation by the model's own generation config."""
+    eos = model.generation_config.eos_token_id
+    return set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
+
+
+def generation_config(codec: Codec, own_ends: Collection[int] = ()) -> GenerationConfig:
     """Sentinels are never written, and where a program does not know that, they and every other FIM
-    special end a generation, so that none runs past the end of a middle."""
+    special end a generation, so that none runs past the end of a middle.
+
+    Args: own_ends: of a model that is continued, such as the end of a turn in a chat; kept. Its
+        other settings (temperature, top_p, ...) were chosen for the weights before, and are not.
+    """
     sentinels = sorted(codec.fim_ids.sentinels.values())
     return GenerationConfig(
         bos_token_id=codec.end_of_text,
-        eos_token_id=sorted(codec.fim_ids.stops.union(sentinels)),
+        eos_token_id=sorted({*codec.fim_ids.stops, *sentinels, *own_ends}),
         pad_token_id=codec.pad,
         suppress_tokens=sentinels,
     )

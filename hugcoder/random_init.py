@@ -21,9 +21,11 @@ from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from hugcoder.refusal import Refusal, told
+from hugcoder.residual import check_residual_init, writes_to_residual
 from hugcoder.shards import local_part, own_name, write_whole
 
-RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")  # what writes into the residual stream
+SAMPLE = 64  # first values of a tensor, which tell whether it has been drawn, or drawn again
 
 # Takes the name of a parameter or buffer and its initial value, which is overwritten later.
 Write = Callable[[str, torch.Tensor], None]
@@ -38,8 +40,9 @@ class RandomWeights:
 
     residual_init says what happens to the matrices that write into the residual stream.
     transformers gives all matrices of Llama-like models one standard deviation. "scaled" divides
-    these by sqrt(2 x layers) (GPT-2, Radford et al. 2019), "zero" makes every layer start as the
-    identity (as in nanochat), "normal" leaves them.
+    these by sqrt(2 x layers) (GPT-2, Radford et al. 2019), but not where the model's class has
+    scaled them already (GPT-2, GPTBigCode, Mamba; NanoChat's attention). "zero" makes every layer
+    start as the identity, "normal" leaves what the class draws.
     """
 
     model_class: type[PreTrainedModel]
@@ -70,14 +73,35 @@ class RandomWeights:
 
     @torch.no_grad()
     def _fill(self, skeleton: PreTrainedModel, block: "Block") -> None:
-        """Run the model's own initialization on a block, children before parents as it does."""
+        """Run the model's own initialization on a block, children before parents as it does.
+
+        A residual output that a module above it draws again is one that the class scales itself.
+
+        Raises: Refusal when the class leaves a tensor as it was, which here is not what its
+        constructor made but any memory.
+        """
+        factor = self.residual_factor
+        for _, tensor in block:
+            if tensor.is_floating_point():
+                _sample(tensor).fill_(math.nan)
+        drawn: dict[str, torch.Tensor] = {}
         with torch.random.fork_rng(devices=[]):
             for name, module in reversed(block.modules):
                 torch.default_generator.manual_seed(seed_of(self.seed, name))
                 _owner(skeleton, name)._init_weights(module)
+                for own, parameter in module.named_parameters(name, recurse=False):
+                    if writes_to_residual(own):
+                        drawn[own] = _sample(parameter).clone()
         for name, tensor in block:
-            if name.endswith(RESIDUAL_OUTPUTS):
-                tensor.mul_(self.residual_factor)
+            if tensor.is_floating_point() and _sample(tensor).isnan().any():
+                raise Refusal(
+                    f"model type {self.config.model_type} cannot be given random weights: its "
+                    f"class draws no {name} in _init_weights; take another model_type in the "
+                    "config, or continue a model of this one by --model_name_or_path."
+                )
+            if name in drawn:
+                is_redrawn = not torch.equal(_sample(tensor), drawn[name])
+                tensor.mul_(1.0 if self.residual_init == "scaled" and is_redrawn else factor)
 
     @property
     def residual_factor(self) -> float:
@@ -90,9 +114,14 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """The first values of a tensor, enough to see whether it has been written."""
+    return tensor.detach().view(-1)[:SAMPLE]
+
+
 @dataclass(frozen=True)
 class Block:
-    """Modules that are filled at a time: those of a layer, or one outside the layers."""
+    """Modules that are filled at a time: those of a layer, or of a part outside the layers."""
 
     modules: list[tuple[str, nn.Module]]
 
@@ -129,12 +158,14 @@ def _blocks(model: nn.Module, prefix: str = "") -> Iterator[Block]:
     """Blocks that together hold every tensor once.
 
     A layer, the element of a list of modules, is one block, because some models (GPT-2, StarCoder)
-    initialize the matrices of a layer from the modules above them.
+    initialize the matrices of a layer from the modules above them; a part without such lists is one
+    too, for the same reason (the output layer of ModernBERT).
     """
     yield Block([(prefix, model)])
     for child_name, child in model.named_children():
         name = f"{prefix}.{child_name}" if prefix else child_name
-        if isinstance(model, nn.ModuleList):
+        has_lists = any(isinstance(module, nn.ModuleList) for module in child.modules())
+        if isinstance(model, nn.ModuleList) or not has_lists:
             yield Block(list(child.named_modules(prefix=name)))
         else:
             yield from _blocks(child, name)
@@ -164,12 +195,22 @@ def build_random(
 
     Args:
         on_meta: leave it without memory; `fill_shards` gives it weights once FSDP2 has sharded it.
+
+    Raises: Refusal when residual_init is not known for the model.
     """
     is_zero3 = is_deepspeed_zero3_enabled()  # then each module is sharded as soon as it is built
-    with nullcontext() if is_zero3 else torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attn_implementation
-        )
+    try:
+        with nullcontext() if is_zero3 else torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation=attn_implementation
+            )
+    except (ImportError, ValueError) as error:  # a kernel that is not here, or not for this model
+        raise Refusal(
+            f"attn_implementation {attn_implementation} cannot be had for model type "
+            f"{config.model_type}: {told(error)}; give another, such as eager."
+        ) from None
+    if residual_init != "normal":
+        check_residual_init(model, model.config, residual_init)
     model.random_weights = RandomWeights(type(model), model.config, seed, residual_init)
     if is_zero3:
         model.random_weights.make(_writer(model))

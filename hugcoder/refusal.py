@@ -57,6 +57,20 @@ def _sentence_for(error: OSError) -> str:
     raise error
 
 
+def told(error: BaseException) -> str:
+    """What an error of a library says, as part of one sentence: its first line, with the next where
+    that only announces it.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    said = said.rstrip(".")
+    return (
+        f"{type(error).__name__}: {said}"
+        if isinstance(error, KeyError)
+        else said or type(error).__name__
+    )
+
+
 def program_name() -> str:
     """How the user called this program: train.py, or python -m data_prep."""
     path = Path(sys.argv[0])

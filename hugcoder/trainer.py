@@ -99,6 +99,7 @@ class PretrainTrainer(Trainer):
         self.skipped_steps = SkippedSteps(run / "skipped_steps.jsonl", rows, args.rows_per_step)
         self.hang_watchdog = watchdog or HangWatchdog(run, 0, args.process_index)
         self.last_evaluated_step = -1
+        self._has_told_of_missing_scores = False
         for bar in (ProgressCallback, PrinterCallback):
             self.remove_callback(bar)
         self.add_callback(self.hang_watchdog)  # first: the self-test below is watched as a step
@@ -284,18 +285,26 @@ class PretrainTrainer(Trainer):
             for name, rows in self.eval_dataset.items()
         }
         text, middles = scored["left_to_right"][LEFT_TO_RIGHT], scored["fim"][FIM_MIDDLE]
-        metrics = {
-            f"{metric_key_prefix}_loss": text.nats_per_token,
-            f"{metric_key_prefix}_bits_per_byte": text.bits_per_byte,
-            f"{metric_key_prefix}_middle_loss": middles.nats_per_token,
-            f"{metric_key_prefix}_middle_bits_per_byte": middles.bits_per_byte,
-        }
+        names = [f"{metric_key_prefix}_{name}" for name in ("loss", "bits_per_byte")]
+        names += [f"{metric_key_prefix}_middle_{name}" for name in ("loss", "bits_per_byte")]
+        metrics = text.metrics(*names[:2]) | middles.metrics(*names[2:])
+        self._tell_of_missing_scores([name for name in names if name not in metrics])
         self.throughput.go_on()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _tell_of_missing_scores(self, names: list[str]) -> None:
+        """Say once why scores are not in the metrics: they are not zero, there are none."""
+        if names and not self._has_told_of_missing_scores:
+            self._has_told_of_missing_scores = True
+            logger.warning(
+                "%s cannot be scored: the held-out rows hold no such token (nor its bytes); raise "
+                "--held_out_rows or hold more repositories out",
+                ", ".join(names),
+            )
 
     # ---- optimizer -------------------------------------------------------------------------------
 

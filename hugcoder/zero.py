@@ -63,6 +63,22 @@ def _tell_of_locks() -> None:
         logger.warning("%s is there: if no other process compiles now, delete it and restart", lock)
 
 
+@contextlib.contextmanager
+def without_zero3() -> Iterator[None]:
+    """Let transformers build and load models as one process does, for a while."""
+    from transformers.integrations import deepspeed
+
+    if not deepspeed.is_deepspeed_zero3_enabled():
+        yield
+        return
+    config = deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
+
+
 # ---- guard -----------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -71,7 +72,8 @@ class LiveBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         local = partial(map, lambda t: t._local_tensor if isinstance(t, DTensor) else t)
         for tensor in local(t for t in tree_leaves(result) if isinstance(t, torch.Tensor)):
-            if tensor.device.type == "cpu" and tensor.is_floating_point():
+            is_real = not isinstance(tensor, FakeTensor) and tensor.device.type == "cpu"
+            if is_real and tensor.is_floating_point():
                 storage = tensor.untyped_storage()
                 self.held[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
                 self._look()

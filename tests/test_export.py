@@ -134,3 +134,27 @@ def test_a_damaged_checkpoint_a_full_folder_and_missing_words_are_refused(runs, 
         export.main(["--output_dir", "out"])
     with pytest.raises(Refusal, match="output_dir is not given"):
         export.main([str(source)])
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [(3, r"model\.layers\.2\.\S+ is missing"), (1, r"model\.layers\.1\.\S+ is in the files and")],
+)
+@pytest.mark.parametrize("engine", ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"])
+def test_weights_that_are_not_the_configs_are_refused(engine, layers, said, runs, tmp_path):
+    source = shutil.copytree(runs.whole(engine) / "checkpoint-2", tmp_path / "checkpoint-2")
+    config = json.loads((source / "config.json").read_text())
+    changes = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
+    (source / "config.json").write_text(json.dumps(config | changes))
+    checkpoint.complete(source, checkpoint.facts_of(source))
+    with pytest.raises(Refusal, match=rf"not those of its config\.json: {said}"):
+        export_checkpoint(source, tmp_path / "out")
+
+
+def test_widths_that_are_not_the_configs_are_refused(runs, tmp_path):
+    source = shutil.copytree(runs.whole("fsdp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    checkpoint.complete(source, checkpoint.facts_of(source))
+    with pytest.raises(Refusal, match="has another shape"):
+        export_checkpoint(source, tmp_path / "out")

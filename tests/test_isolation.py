@@ -19,9 +19,9 @@ from hugcoder.batch import PackedCollator, boundaries
 from hugcoder.corpus import TRAIN
 from hugcoder.isolation import prove_isolation
 from hugcoder.loss import loss_by_kind
-from hugcoder.model import awake, check_attention
-from hugcoder.random_init import RESIDUAL_OUTPUTS
+from hugcoder.model import awake
 from hugcoder.refusal import Refusal
+from hugcoder.residual import writes_to_residual
 from hugcoder.rows import IGNORED, PADDING
 from hugcoder.token_store import TokenStore
 
@@ -224,12 +224,6 @@ def test_families_that_do_not_isolate_are_refused(rows, family):
         prove_isolation(rows, forward_of(model), collate, torch.float32)
 
 
-def test_a_kernel_that_a_family_does_not_have_is_refused_with_the_way_out():
-    check_attention(AutoConfig.for_model("gemma2"), "eager")
-    with pytest.raises(Refusal, match=r"does not exist for gemma2 .* --attn_implementation eager"):
-        check_attention(AutoConfig.for_model("gemma2"), "sdpa")
-
-
 def test_the_proof_takes_three_passes(rows, model):
     passes = []
     forward = forward_of(model)
@@ -274,7 +268,7 @@ def test_an_untrained_model_of_usual_spread_still_shows_a_leak(rows):
 def test_a_leak_is_noticed_when_residual_outputs_start_at_zero(rows):
     model = make_model("llama", "sdpa")
     for name, parameter in model.named_parameters():
-        if name.endswith(RESIDUAL_OUTPUTS):
+        if writes_to_residual(name):
             torch.nn.init.zeros_(parameter)
     mask = torch.ones(len(rows), 128, dtype=torch.long)
     leaking = forward_of(model, attention_mask=mask)

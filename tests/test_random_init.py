@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from run_in_ranks import (
     metrics_of,
     model_of,
 )
+from tiny_models import small_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hugcoder.random_init import RESIDUAL_OUTPUTS, build_random, is_on_meta
+from hugcoder.random_init import build_random, is_on_meta
+from hugcoder.residual import writes_to_residual
 
 SMALL = {
     "vocab_size": 300,
@@ -48,12 +51,16 @@ def build(config, seed=1, residual_init="normal", on_meta=False):
 # ---- one process ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+OTHER_TYPES = ["gpt_neox", "mixtral", "modernbert-decoder", "olmo2", "phi", "phi3"]
+
+
+@pytest.mark.parametrize("model_type", [*MODEL_TYPES, *OTHER_TYPES])
 def test_weights_are_drawn_as_transformers_draws_them(model_type):
     torch.manual_seed(0)
+    config = partial(config_of if model_type in MODEL_TYPES else small_config, model_type)
     ours, theirs = (
-        build(config_of(model_type)),
-        AutoModelForCausalLM.from_config(config_of(model_type), dtype=torch.float32),
+        build(config()),
+        AutoModelForCausalLM.from_config(config(), dtype=torch.float32),
     )
     expected, drawn = theirs.state_dict(), ours.state_dict()
     assert list(drawn) == list(expected)
@@ -95,7 +102,7 @@ def test_modules_do_not_share_a_stream():
 def test_what_writes_into_the_residual_stream_is_scaled(residual_init, factor):
     plain = build(config_of("llama")).state_dict()
     for name, tensor in build(config_of("llama"), residual_init=residual_init).state_dict().items():
-        wanted = plain[name] * factor if name.endswith(RESIDUAL_OUTPUTS) else plain[name]
+        wanted = plain[name] * factor if writes_to_residual(name) else plain[name]
         assert torch.equal(tensor, wanted), name
 
 
@@ -163,7 +170,7 @@ def test_sharded_engines_begin_as_one_process_with_an_untied_head_and_zeros(engi
     weights = model_of(run)
     assert_same_weights(weights, model_of(alone))
     assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
-    outputs = [tensor for name, tensor in weights.items() if name.endswith(RESIDUAL_OUTPUTS)]
+    outputs = [tensor for name, tensor in weights.items() if writes_to_residual(name)]
     assert len(outputs) == 4
     assert not any(tensor.any() for tensor in outputs)
     assert exact_losses(run) == pytest.approx(exact_losses(alone), rel=ROUNDING)

@@ -23,6 +23,7 @@ from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
+from hugcoder.tokenizer_files import TRAINED
 from tokenizer.arguments import MeasureArguments, TokenizerArguments
 from tokenizer.check import check_folder
 from tokenizer.measure import measure
@@ -69,7 +70,7 @@ def make(args: TokenizerArguments, corpus: Path, folder: Path, identity: dict[st
     tokenizer, sample = train(plan, args.vocab_size, args.pattern)
     fingerprint = save(tokenizer, folder)
     check_folder(folder, tokenizer)
-    names = [name for name in codec.FILES if (folder / name).is_file()]
+    names = [name for name in TRAINED if (folder / name).is_file()]
     manifest = {
         "kind": codec.KIND,
         **identity,

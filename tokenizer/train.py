@@ -13,10 +13,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from fim import STARCODER
-from hugcoder import codec
 from hugcoder.files import atomic, file_sha256, write_json
 from hugcoder.refusal import Refusal
 from hugcoder.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
+from hugcoder.tokenizer_files import TRAINED
 from tokenizer.sample import SamplePlan, read_sample
 
 # Merges stay inside what one match covers. Both split every digit, so that a number has one
@@ -29,7 +29,7 @@ PATTERNS = {
     "compact": _START + r"(?:\r?\n[ \t]*)*|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
 }
 
-FILES = (*codec.FILES, "measure.json")  # what a tokenizer folder holds beside its manifest
+FILES = (*TRAINED, "measure.json")  # what a tokenizer folder holds beside its manifest
 
 # The trainer of tokenizers counts pairs in 32 bits and wraps in silence (huggingface/tokenizers
 # 2058). No pair occurs more often than there are bytes, so fewer bytes than this cannot wrap.

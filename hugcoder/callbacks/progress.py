@@ -20,13 +20,8 @@ class Progress(TrainerCallback):
         step = f"step {state.global_step:,}/{state.max_steps:,}"
         if "loss" in logs:
             logger.info("%s  %s  %s left", step, _training(logs), self._left(state))
-        elif "eval_bits_per_byte" in logs:
-            logger.info(
-                "%s  held out: %.3f bits per byte, middles %.3f",
-                step,
-                logs["eval_bits_per_byte"],
-                logs["eval_middle_bits_per_byte"],
-            )
+        elif held_out := _held_out(logs):
+            logger.info("%s  held out: %s", step, held_out)
 
     def _left(self, state) -> str:
         done = max(state.global_step - self._first_step, 1)
@@ -46,3 +41,12 @@ def _training(logs: dict[str, float]) -> str:
     if "mfu" in logs:
         parts.append(f"MFU {logs['mfu']:.1%}")
     return "  ".join(parts)
+
+
+def _held_out(logs: dict[str, float]) -> str:
+    """The scores that there are; "" for other logs."""
+    labels = {
+        "eval_bits_per_byte": "%.3f bits per byte",
+        "eval_middle_bits_per_byte": "middles %.3f",
+    }
+    return ", ".join(label % logs[name] for name, label in labels.items() if name in logs)

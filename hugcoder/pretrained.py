@@ -1,0 +1,238 @@
+"""Weights from a folder or the hub, as they are in the files or not at all.
+
+transformers draws weights that a file lacks at random, leaves out those that it has too many, and
+tells of files that are cut in the words of whatever reads them. Here a weight that is missing, left
+over, of another shape or no number is refused, and every error is one sentence that names the
+model and, where it can be found, the file. What transformers' own rules ignore (tied weights,
+buffers of old releases) stays legal.
+"""
+
+import json
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
+from transformers.modeling_utils import is_local_dist_rank_0
+from transformers.utils import cached_file
+
+from hugcoder import checkpoint
+from hugcoder.agreement import gather, num_ranks, patient_group
+from hugcoder.files import MANIFEST
+from hugcoder.refusal import Refusal, told
+from hugcoder.shards import local_part
+from hugcoder.zero import without_zero3
+
+LFS_POINTER = b"version https://git-lfs"
+PICKLE = b"\x80\x02"  # how files of torch.save began before they were zip archives
+WEIGHTS = (  # in the order in which transformers looks for them
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
+# What loading reads or copies; the optimizer of a checkpoint is not among it.
+READ_HERE = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+NAMES_SHOWN = 3
+REPAIR = "download or export it again, or give another model"
+
+
+def load_causal_lm(
+    name: str, dtype: torch.dtype, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """A causal language model with all its weights from the files, on the CPU or sharded by ZeRO-3.
+
+    All ranks call it; an error of one is raised on all. Under FSDP the first rank of a host has the
+    values, and accelerate sends them to the others.
+
+    Args: name: a local folder or a hub name.
+    Raises: Refusal when the files are not whole or are another model's.
+    """
+    model, error = None, None
+    try:
+        check_files(name)
+        if is_deepspeed_zero3_enabled():
+            with without_zero3():  # whose loading tells nothing of weights that are left over
+                _load(name, dtype, attn_implementation, device_map={"": "meta"})
+        model = _load(name, dtype, attn_implementation)
+        _check_numbers(name, model, dtype)
+    except Refusal as refusal:
+        error = refusal
+    gather(None, error, patient_group() if num_ranks() > 1 else None)
+    return model
+
+
+def check_files(name: str) -> None:
+    """Look at a model's files without reading the weights.
+
+    Raises: Refusal when a local folder is not what its manifest says, a file is cut, empty or a
+    git-lfs pointer, the index names a file that is not there, or settings are no JSON.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    if found := broken_file(folder):
+        raise Refusal(f"{found}; {REPAIR}.")
+    if reason := manifest_damage(folder):
+        raise Refusal(
+            f"{folder} is damaged ({reason}); copy or export it again, or delete its {MANIFEST} if "
+            "you changed it on purpose."
+        )
+
+
+def manifest_damage(folder: Path) -> str:
+    """What differs in size from our manifest, if there is one, of the files that loading reads."""
+    if not (folder / MANIFEST).is_file():
+        return ""
+    reason = checkpoint.missing_from(folder)
+    if "manifest" in reason:
+        is_ours = b'"checksum"' in (folder / MANIFEST).read_bytes()
+        return reason if is_ours else ""
+    return reason if reason.split(" ")[0].endswith(READ_HERE) else ""
+
+
+def broken_file(folder: Path) -> str:
+    """What is wrong with one of the files of a model, as `X is empty`; "" = nothing was found."""
+    for path in (folder / name for name in (*SETTINGS, *WEIGHTS)):
+        if path.suffix == ".json" and path.is_file() and (reason := _json_damage(path)):
+            return f"{path} {reason}"
+    for path in _weight_files(folder):
+        if reason := _weights_damage(path):
+            return f"{path} {reason}"
+    return ""
+
+
+def _json_damage(path: Path) -> str:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also what is not UTF-8
+        return f"is not JSON ({told(error)})"
+    if not isinstance(values, dict):
+        return "holds no JSON object"
+    files = values.get("weight_map", {}) if path.name in WEIGHTS else {}
+    is_map = isinstance(files, dict) and all(isinstance(file, str) for file in files.values())
+    return "" if is_map and (files or path.name not in WEIGHTS) else "names no files of weights"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would read the weights from."""
+    first = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if first is None or first.suffix != ".json":
+        return [first] if first else []
+    listed = json.loads(first.read_text(encoding="utf-8"))["weight_map"]
+    return [folder / name for name in sorted(set(listed.values()))]
+
+
+def _weights_damage(path: Path) -> str:
+    """Whether a file of weights can be opened; reads its header only."""
+    if not path.is_file():
+        return "is not there, and the index names it"
+    if not path.stat().st_size:
+        return "is empty"
+    with path.open("rb") as file:
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        return "is a git-lfs pointer and not the weights (run git lfs pull)"
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return ""
+    except Exception as error:  # safetensors' own comes from Rust and is a plain Exception
+        return f"is cut or holds no weights ({told(error)})"
+    is_torch_file = zipfile.is_zipfile(path) or head.startswith(PICKLE)
+    return "" if is_torch_file else "is cut or holds no weights (it is no archive of torch.save)"
+
+
+# ---- loading -------------------------------------------------------------------------------------
+
+
+def _load(
+    name: str, dtype: torch.dtype, attn_implementation: str | None, **where: Any
+) -> PreTrainedModel:
+    """Raises: Refusal for any error of any reader, and for weights that are not the config's."""
+    settings = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        with _without_report():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
+                **settings,
+                **where,
+            )
+    except Exception as error:  # of safetensors, pickle, torch, transformers and the config's class
+        raise Refusal(f"{name} cannot be loaded: {_told_with_file(name, error)}.") from error
+    if reason := _difference(info):
+        raise Refusal(
+            f"the weights of {name} are not those of its config.json: {reason}; {REPAIR}."
+        )
+    return model
+
+
+def _told_with_file(name: str, error: Exception) -> str:
+    """The error's first line, with the file that is broken where one can be found."""
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(cached_file(name, "config.json", local_files_only=True)).parent
+        except OSError:
+            return told(error)
+    found = broken_file(folder)
+    return f"{found} ({told(error)})" if found else told(error)
+
+
+def _difference(info: dict[str, Any]) -> str:
+    """What transformers found missing, left over or of another shape."""
+    mismatched = [
+        f"{name} ({list(theirs)} in the file, {list(ours)} by the config)"
+        for name, theirs, ours in sorted(info["mismatched_keys"])
+    ]
+    for what, names in (
+        ("of another shape", mismatched),
+        ("missing in the files", sorted(info["missing_keys"])),
+        ("in the files and not in the model", sorted(info["unexpected_keys"])),
+    ):
+        if names:
+            more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+            verb = "is" if len(names) == 1 else "are"
+            return f"{', '.join(names[:NAMES_SHOWN])}{more} {verb} {what}"
+    return "; ".join(told(ValueError(message)) for message in info["error_msgs"])
+
+
+def _check_numbers(name: str, model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Raises: Refusal when a weight is nan or infinite, of which only nonsense can be made."""
+    if is_fsdp_enabled() and not is_local_dist_rank_0():
+        return  # its values are not there yet
+    for parameter_name, parameter in model.named_parameters():
+        part = local_part(parameter)
+        if part.numel() and not torch.stack(torch.aminmax(part)).isfinite().all():
+            raise Refusal(
+                f"{parameter_name} of {name} holds values that are nan or infinite as "
+                f"{str(dtype).removeprefix('torch.')}; {REPAIR}"
+                f"{', or a wider dtype' if dtype == torch.float16 else ''}."
+            )
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Hold transformers' table of missing weights back, which a refusal here says in a sentence."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    loading = logging.getLogger("transformers.modeling_utils")
+    loading.addFilter(is_other)
+    try:
+        yield
+    finally:
+        loading.removeFilter(is_other)
