@@ -20,6 +20,7 @@ from tiny_models import small_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hugcoder.random_init import build_random, is_on_meta
+from hugcoder.refusal import Refusal
 from hugcoder.residual import writes_to_residual
 
 SMALL = {
@@ -217,3 +218,10 @@ def test_a_rank_never_holds_more_than_its_shards_and_one_block(engine, runs, tmp
     # the block, beside it the largest tensor as the engine splits or gathers it
     assert report["peak"] < report["whole"] / 2 + 3 * report["largest"] + 100_000
     assert report["peak"] < 0.8 * report["whole"]
+
+
+def test_a_kernel_that_a_family_does_not_have_is_refused_with_the_way_out():
+    config = small_config("gemma2")
+    with pytest.raises(Refusal, match=r"attn_implementation sdpa .* gemma2: .* such as eager"):
+        build_random(config, "sdpa", seed=1, residual_init="normal", on_meta=True)
+    build_random(config, "eager", seed=1, residual_init="normal", on_meta=True)
