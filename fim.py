@@ -303,7 +303,7 @@ def _line_span(text: str, rng: np.random.Generator) -> Span:
         if stop < 0:
             stop = len(text)
             break
-    if text[line_start:stop].endswith("\r"):
+    if stop > line_start and text.startswith("\r\n", stop - 1):
         stop -= 1  # the line ends in \r\n, which stays whole
     line = text[line_start:stop]
     indentation = line_start + len(line) - len(line.lstrip())

@@ -21,7 +21,7 @@ from hugcoder.files import MANIFEST, read_manifest, read_object, write_json
 from hugcoder.ownership import contents, owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
-from hugcoder.tokenizer_files import copy_tokenizer
+from hugcoder.tokenizer_files import copy_tokenizer, files_in
 
 logger = logging.getLogger(__name__)
 
@@ -164,5 +164,6 @@ def _table_of(store: Path, splits: dict[str, Any]) -> FileTable:
             table |= {f"{split}/{name}": facts for name, facts in files.items()}
             table |= hash_files(store, [counts])
     folder = store / token_store.TOKENIZER
-    names = sorted(path.name for path in folder.iterdir() if path.name != token_store.MEASURED)
-    return table | hash_files(store, [f"{token_store.TOKENIZER}/{name}" for name in names])
+    return table | hash_files(
+        store, [path.relative_to(store).as_posix() for path in files_in(folder)]
+    )

@@ -190,6 +190,18 @@ def _check_values(path: str, config: PretrainedConfig) -> None:
         is_spread = name == "initializer_range" or name.endswith(("_eps", "_epsilon"))
         if is_spread and not (value > 0 and math.isfinite(value)):
             raise Refusal(f"{path}: {name} {value} must be a number above 0.")
+    _check_heads(path, config)
+
+
+def _check_heads(path: str, config: PretrainedConfig) -> None:
+    heads, shared = (
+        getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")
+    )
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        raise Refusal(
+            f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {shared}; "
+            "every key-value head serves the same number of them."
+        )
 
 
 def _unanswerable() -> tuple[type[Exception], ...]:

@@ -34,7 +34,6 @@ ENCODE_BATCH_BYTES = 4 << 20
 ENDINGS = ("tokens.bin", "lines.bin", "documents.parquet")  # the files of a shard
 COUNTS = "counts.json"  # beside them: what write_shard returned
 TOKENIZER = "tokenizer"  # the folder in a store
-MEASURED = "measure.json"  # which `python -m tokenizer measure` may write into it at any time
 
 
 def dtype_for(vocab_size: int) -> np.dtype:

@@ -213,6 +213,11 @@ def test_values_that_make_no_model_are_one_sentence_with_the_file(change, tmp_pa
     assert "\n" not in str(refused.value)
 
 
+def test_heads_that_cannot_share_keys_are_named(tmp_path):
+    with pytest.raises(Refusal, match="num_attention_heads 4 is no multiple of num_key_value_head"):
+        read_config(changed(tmp_path, num_attention_heads=4, num_key_value_heads=3))
+
+
 def test_sizes_that_do_not_fit_each_other_are_refused(tmp_path):
     values = {"model_type": "gpt2", "n_embd": 65, "n_head": 4, "n_layer": 2}
     with pytest.raises(Refusal, match=r"config\.json.*divisible"):

@@ -133,7 +133,7 @@ def test_a_suspended_holder_is_alive(tmp_path):
 def test_a_process_number_that_was_given_out_again_does_not_block(tmp_path):
     with owned(tmp_path):
         kept = json.loads((tmp_path / OWNER).read_text())
-    write_owner(tmp_path, kept | {"pid": os.getppid()})
+    write_owner(tmp_path, kept | {"pid": os.getppid(), "began": "1"})
     with owned(tmp_path):
         pass
 

@@ -83,7 +83,8 @@ def test_a_model_that_is_continued_keeps_its_chat_template(kind, source, store, 
     chat = {"chat_template": TEMPLATE, "tokenize": False}
     assert ours.apply_chat_template(asked, **chat) == "<|im_start|>user\nread a file"
     ends = json.loads((run / "model" / "generation_config.json").read_text())["eos_token_id"]
-    assert ends == sorted({*codec.fim_ids.stops, codec.special_ids["<|im_end|>"]})
+    fim = codec.fim_ids
+    assert ends == sorted({*fim.stops, *fim.sentinels.values(), codec.special_ids["<|im_end|>"]})
 
 
 def test_a_model_of_the_hub_is_found_in_its_cache(hub, codec):
