@@ -154,7 +154,7 @@ def _check_fixed(name: str, found: Any, value: Any, reason: str) -> None:
     is_same = found == value or (found in nothing and value in nothing)
     if is_same or (value == "no" and found is False):
         return
-    only = "it is not to be given" if value in nothing else f"only {value}"
+    only = "leave it out" if value in nothing else f"only {value}"
     raise Refusal(f"{name} {_plain(found)} is not possible here, {only}: {reason}.")
 
 
