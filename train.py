@@ -31,12 +31,8 @@ logger = logging.getLogger("train")
 
 def main(argv: list[str] | None = None) -> None:
     from hugcoder.agreement import disband
-    from hugcoder.arguments import (
-        DataArguments,
-        ModelArguments,
-        PretrainArguments,
-        check_arguments,
-    )
+    from hugcoder.argument_checks import check_arguments
+    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
     from hugcoder.callbacks.hang_watchdog import HangWatchdog
     from hugcoder.callbacks.stop_requests import listening, refuse_while_stopped
     from hugcoder.ownership import owned_by_rank_0

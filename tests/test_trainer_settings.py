@@ -8,11 +8,11 @@ import typing
 import pytest
 from transformers import TrainingArguments
 
+from hugcoder.argument_checks import check_arguments
 from hugcoder.arguments import (
     DataArguments,
     ModelArguments,
     PretrainArguments,
-    check_arguments,
 )
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
