@@ -274,9 +274,10 @@ def read_recipe(path: Path, parser: _Parser) -> list[Setting]:
         setting = _checked_setting(action, _value_words(value_node, action, place), place)
         if setting.name in settings:
             first = settings[setting.name]
+            first_line = first.place.rpartition(" line ")[2]
             raise Refusal(
-                f"{path}: {setting.name} is set twice, to {first.value} "
-                f"({first.place.split(' ', 1)[1]}) and to {setting.value} (line {line}); keep one."
+                f"{path}: {setting.name} is set twice, to {first.value} (line {first_line}) and to "
+                f"{setting.value} (line {line}); keep one."
             )
         settings[setting.name] = setting
     return list(settings.values())
