@@ -115,6 +115,7 @@ def pretrain(
         status.step = training_args.max_steps
         return
     resume_from = checkpoint.find_resumable(run, given, identity)
+    checkpoint.check_length(resume_from, training_args.max_steps)
     corpora = corpora_of_run(model_args.model_name_or_path, resume_from, identity.facts["corpus"])
     record_start(groups, rows, size, identity, resume_from, corpora)
 

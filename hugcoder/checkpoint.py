@@ -191,6 +191,15 @@ def find_resumable(run: Path, given: str | None, identity: Identity) -> Path | N
     return on_rank_0(lambda: _choose(run, given, identity))
 
 
+def check_length(checkpoint: Path | None, max_steps: int) -> None:
+    """Raises: Refusal when a checkpoint lies behind the end of the run, whose schedule it left."""
+    if checkpoint is not None and (step := manifest_of(checkpoint)["step"]) > max_steps:
+        raise Refusal(
+            f"max_steps {max_steps} lies before {checkpoint}, at step {step}; give {step} or more, "
+            "or go back by --resume_from_checkpoint to an earlier checkpoint."
+        )
+
+
 def is_named(given: str | None) -> bool:
     """Whether the flag names a checkpoint, not just the last one."""
     return bool(given) and given.lower() not in ("true", "last")

@@ -115,13 +115,22 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         file.write(json.dumps(value) + "\n")
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Keep the lines of a file of JSON lines, if it is there, that do not lie after `step`."""
+def cut_back(path: Path, step: int, closing: tuple[str, ...] = ()) -> None:
+    """Keep the lines of a file of JSON lines, if it is there, that do not lie after `step`.
+
+    Args: closing: how names begin whose lines at `step` itself go too.
+    """
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
+        if closing:
+            kept = [line for line in kept if _step_of(line) < step or not _has(line, closing)]
         with atomic(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _has(line: str, beginnings: tuple[str, ...]) -> bool:
+    return any(name.startswith(beginnings) for name in json.loads(line))
 
 
 def _step_of(line: str) -> float:

@@ -33,7 +33,8 @@ def total_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
         else:
             whole += sum_of_squares(grad)
     for (mesh, places), squares in sharded.items():
-        whole += DTensor.from_local(squares, mesh, places).full_tensor()
+        # of offloaded shards the mesh lies on the GPU, and so does what it adds up
+        whole += DTensor.from_local(squares, mesh, places).full_tensor().to(whole.device)
     return whole.sqrt()
 
 

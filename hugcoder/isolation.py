@@ -134,7 +134,7 @@ def _run(rows: list[dict[str, torch.Tensor]], forward: Forward, collate: Collate
     batch = collate(rows)
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "kinds")}
     # with gradients on, as in training: a compiled model would be compiled again without
-    return forward(inputs).detach()
+    return forward(inputs).detach().clone()  # a compiled graph may write its next output there
 
 
 def _documents(rows: list[dict[str, torch.Tensor]]) -> list[Document]:

@@ -107,6 +107,12 @@ def owned_by_rank_0(folder: Path) -> Iterator[None]:
         yield
 
 
+def holder_of(folder: Path) -> str:
+    """What tells the present owner of a folder from every other one; empty where there is none."""
+    found = _look(folder)
+    return "" if found is None else found.owner.token or str(found.inode)
+
+
 def contents(folder: Path) -> list[Path]:
     """What lies in a folder besides the marks of its owner; nothing when there is no folder."""
     there = folder.iterdir() if folder.is_dir() else ()

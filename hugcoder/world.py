@@ -9,7 +9,7 @@ is not as launched: `check_launch` at what the launcher said, before anything is
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -128,12 +128,41 @@ def _check_recipe_owns_the_numbers(arguments: PretrainArguments) -> None:
                 f"DeepSpeed's configuration says {name}, but the recipe says {own}; precision "
                 f'belongs into the recipe ({name}: true): say "enabled": "auto" there.'
             )
+    if plugin:
+        _check_deepspeed_numbers(plugin.deepspeed_config, arguments)
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if compiler.lower() != "no" and not arguments.torch_compile:
         raise Refusal(
             f"accelerate was started with dynamo_backend {compiler}, but the recipe does not "
             "compile; give --torch_compile true, or leave dynamo_config out of the YAML."
         )
+
+
+def _check_deepspeed_numbers(config: dict[str, Any], arguments: PretrainArguments) -> None:
+    """Refuse what DeepSpeed would do in place of the recipe, or would not do."""
+    for section in ("optimizer", "scheduler"):
+        if section in config:
+            raise Refusal(
+                f"DeepSpeed's configuration has a section {section}, which would replace the "
+                "recipe's without a word; take it out, and say it in the recipe."
+            )
+    if arguments.max_grad_norm and "gradient_clipping" not in config:
+        raise Refusal(
+            f"DeepSpeed's configuration has no gradient_clipping, so that max_grad_norm "
+            f'{arguments.max_grad_norm:g} would do nothing; say "gradient_clipping": "auto" there.'
+        )
+    own = {
+        "gradient_clipping": arguments.max_grad_norm,
+        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+        "train_micro_batch_size_per_gpu": arguments.per_device_train_batch_size,
+        "train_batch_size": arguments.rows_per_step,
+    }
+    for name, value in own.items():
+        if (found := config.get(name, "auto")) not in ("auto", value):
+            raise Refusal(
+                f"DeepSpeed's configuration says {name} {found}, but by the recipe it is {value}; "
+                'the recipe says it: leave it out of the YAML, or write "auto" in its JSON file.'
+            )
 
 
 # ---- what accelerate made of it ------------------------------------------------------------------

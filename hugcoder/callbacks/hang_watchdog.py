@@ -19,6 +19,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from hugcoder.agreement import PATIENCE_SECONDS
+from hugcoder.ownership import holder_of
 from hugcoder.refusal import EXIT_HUNG
 from hugcoder.run_status import read_step, write_status
 
@@ -51,6 +52,7 @@ class HangWatchdog(TrainerCallback):
         self._file = None
         self._is_over: threading.Event | None = None
         self._stacks_before: dict[str, int] = {}
+        self._holder_before = ""
         self._is_giving_up = False
 
     @contextmanager
@@ -63,8 +65,8 @@ class HangWatchdog(TrainerCallback):
             yield
             return
         self._is_over = threading.Event()
-        self._stacks_before = self._stacks_of_others()
-        self.at(place)
+        self._stacks_before, self._holder_before = self._stacks_of_others(), holder_of(self.run)
+        self.at(place, FIRST_STEP_SECONDS)
         self._thread = threading.Thread(target=self._watch, name="hang watchdog", daemon=True)
         self._thread.start()
         try:
@@ -121,8 +123,17 @@ class HangWatchdog(TrainerCallback):
             if quiet > self._limit:
                 self._give_up(f"nothing has moved for {self._limit / 60:g} minutes")
             # a rank that waits for another may have begun to wait much later
-            if quiet > self.seconds / 10 and self._stacks_of_others() != self._stacks_before:
+            if quiet > self.seconds / 10 and self._has_another_hung():
                 self._give_up(f"another rank hangs, and nothing has moved here for {quiet:.0f} s")
+
+    def _has_another_hung(self) -> bool:
+        before = self._stacks_before
+        return any(size > before.get(name, 0) for name, size in self._stacks_of_others().items())
+
+    def _is_anothers_folder(self) -> bool:
+        """Whether who held the folder when this start began holds it still: it is not ours then."""
+        holder = holder_of(self.run)
+        return holder != "" and holder == self._holder_before
 
     def _stacks_of_others(self) -> dict[str, int]:
         """The sizes of what other ranks have written, by name."""
@@ -134,17 +145,21 @@ class HangWatchdog(TrainerCallback):
         return {name: size for name, size in sizes.items() if size}
 
     def _give_up(self, why: str) -> None:
-        self._is_giving_up = True
+        self._is_giving_up, is_ours = True, not self._is_anothers_folder()
+        place = self.path if is_ours else "the log"
         sentence = (
             f"rank {self.rank}: {why} {self._place}; the run ends, the stacks of all threads are "
-            f"in {self.path}"
+            f"in {place}"
         )
         logger.error(sentence)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         with suppress(OSError):  # on a full disk the log alone has them
-            self._write_stacks(sentence)
+            if is_ours:
+                self._write_stacks(sentence)
         time.sleep(self.grace)
-        if self.rank == 0:  # last: where the main thread has failed meanwhile, it said so
+        if (
+            self.rank == 0 and is_ours
+        ):  # last: where the main thread has failed meanwhile, it said so
             with suppress(OSError):
                 step = read_step(self.run) if self._step is None else self._step
                 write_status(self.run, "hung", step, EXIT_HUNG)

@@ -10,6 +10,9 @@ from transformers.integrations.integration_utils import rewrite_logs
 from hugcoder.files import append_line, cut_back
 
 
+CLOSING = ("eval/", "train/train_")  # scores and summary, written once the last step is made
+
+
 class MetricsFile(TrainerCallback):
     """Names as trackers show them: train/loss, eval/bits_per_byte; see docs/metrics.md."""
 
@@ -17,9 +20,10 @@ class MetricsFile(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Cut off what a resumed run will log again."""
+        """Cut off what a resumed run will log again: at its end, only the closing lines."""
         if state.is_world_process_zero:
-            cut_back(self.path, state.global_step)
+            is_over = state.global_step >= state.max_steps
+            cut_back(self.path, state.global_step, CLOSING if is_over else ())
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
