@@ -9,7 +9,6 @@ from transformers.integrations.integration_utils import rewrite_logs
 
 from hugcoder.files import append_line, cut_back
 
-
 CLOSING = ("eval/", "train/train_")  # scores and summary, written once the last step is made
 
 
