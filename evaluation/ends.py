@@ -38,20 +38,20 @@ def measure(
     seed: int,
 ) -> dict[str, Any]:
     """The ends part of results.json: by order, P(end | true middle) at each length, and `spread`,
-    the highest less the lowest of them.
+    the highest less the lowest of them. The same holes at every length; longer units than the files
+    give are left out.
     """
     found: dict[str, Any] = {}
     for order in ORDERS:
+        lengths = lengths_up_to(context_length(model))
+        while lengths and not (taken := _filling(codec, spans, order, lengths)):
+            lengths.pop()
+        repos = [span.document.repo for span in taken] if lengths else []
         by_length = {}
-        for length in lengths_up_to(context_length(model)):
-            units = [_unit(codec, span, order, length) for span in spans]
-            taken = [(span, unit) for span, unit in zip(spans, units, strict=True) if unit]
-            if not taken:
-                continue
-            sequences = [unit for _, unit in taken]
-            nats = score(model, sequences, [len(unit) - 1 for unit in sequences], batch_tokens)
+        for length in lengths:
+            units = [_unit(codec, span, order, length) for span in taken]
+            nats = score(model, units, [length - 1] * len(units), batch_tokens)
             probabilities = [float(np.exp(-one[0])) for one in nats]
-            repos = [span.document.repo for span, _ in taken]
             by_length[str(length)] = {
                 "probability": mean(probabilities, repos, seed),
                 "spans": len(taken),
@@ -60,6 +60,13 @@ def measure(
         spread = max(values) - min(values) if values else None
         found[order] = {"by_length": by_length, "spread": spread}
     return found
+
+
+def _filling(
+    codec: CheckpointCodec, spans: list[BenchmarkSpan], order: str, lengths: list[int]
+) -> list[BenchmarkSpan]:
+    """The spans that give a unit of each length."""
+    return [s for s in spans if all(_unit(codec, s, order, length) for length in lengths)]
 
 
 def _unit(codec: CheckpointCodec, span: BenchmarkSpan, order: str, length: int) -> list[int]:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 WINDOW = (
     16_384  # units that are packed together: enough for tight rows, small enough to stay shuffled
 )
+CUT_SHARE = 0.25  # of whole documents that FIM takes: those cut up although they fit a row
+CUT_KEY = 1 << 41  # sets their draw apart from others of the same keys
 
 
 class Pieces(NamedTuple):
@@ -172,6 +174,18 @@ def _reordered(units: Units, order: np.ndarray) -> Units:
     return Units(*(array[order] for array in units))
 
 
+class Stretches(NamedTuple):
+    """Arrays with one entry a stretch of a document that becomes one unit or, cut up, several."""
+
+    document: np.ndarray
+    repeat: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    is_last: np.ndarray  # whether the document ends with it
+    is_fim: np.ndarray
+    is_drawn: np.ndarray  # whether it is cut up at drawn lengths
+
+
 def _make_units(
     store: TokenStore,
     codec: Codec,
@@ -181,11 +195,43 @@ def _make_units(
     settings: PackingSettings,
     epoch: int,
 ) -> Units:
-    """The units of pieces, each entry of `piece` one showing of it.
+    """The units of pieces, each entry of `piece` one showing of it."""
+    found = _stretches(store, pieces, piece, repeat, settings, epoch)
+    uids, longest = store.uids[found.document], settings.content_limit
 
-    Pieces of documents that had to be cut, where FIM takes them, are joined with their neighbours
-    that it takes as well, and cut anew at drawn lengths, see `fim.draw_lengths`. Whole documents
-    keep their own lengths, and pieces that stay left-to-right the longest context there is.
+    def limits(owner: np.ndarray, number: int) -> np.ndarray:
+        keys = (uids[owner], found.start[owner], found.repeat[owner])
+        drawn = fim.draw_lengths(settings.seed, epoch, *keys, number, longest)
+        return np.where(found.is_drawn[owner], drawn, longest)
+
+    parts = cut(store, codec, found.document, found.start, found.stop, limits)
+    owner, num_tokens = parts.owner, parts.stop - parts.start
+    is_fim = found.is_fim[owner] & parts.is_text
+    return Units(
+        document=found.document[owner],
+        repeat=found.repeat[owner].astype(np.int16),
+        start=parts.start,
+        num_tokens=num_tokens,
+        is_fim=is_fim,
+        is_last=(is_last := found.is_last[owner] & (parts.stop == found.stop[owner])),
+        length=np.where(is_fim, fim.planned_length(num_tokens), num_tokens + is_last),
+    )
+
+
+def _stretches(
+    store: TokenStore,
+    pieces: Pieces,
+    piece: np.ndarray,
+    repeat: np.ndarray,
+    settings: PackingSettings,
+    epoch: int,
+) -> Stretches:
+    """What becomes units: pieces; those that FIM takes are joined with their neighbours that it
+    takes as well, and cut up at drawn lengths.
+
+    A piece that stays left-to-right keeps the longest context there is. A document that fits a row
+    keeps its own length but for a share of them: else files of one length would bring back what
+    `fim.draw_lengths` is against.
     """
     order = np.lexsort((pieces.number[piece], repeat, pieces.document[piece]))
     piece, repeat = piece[order], repeat[order]
@@ -194,29 +240,16 @@ def _make_units(
     keys = (store.uids[document], pieces.number[piece], repeat)
     is_fim = fim.is_transformed(settings.fim_rate, settings.seed, epoch, *keys)
     is_fim &= pieces.is_text[piece]
-    is_drawn = is_fim & ~((start == 0) & is_last)
+    is_whole = (start == 0) & is_last
+    is_cut_too = fim.hash_uniform(settings.seed, epoch, *keys, CUT_KEY) < CUT_SHARE
+    is_drawn = is_fim & (~is_whole | is_cut_too)
     # a piece that begins where the one before it ends is of the same showing of the same document
     follows = is_drawn[1:] & is_drawn[:-1] & (start[1:] == stop[:-1]) & ~is_last[:-1]
     first = np.flatnonzero(np.concatenate([[True], ~follows])[: len(piece)])
     last = np.append(first[1:], len(piece))[: len(first)] - 1
-    document, repeat, start, is_fim, is_drawn = (
-        array[first] for array in (document, repeat, start, is_fim, is_drawn)
-    )
-    stop, is_last = stop[last], is_last[last]
-    uids, longest = store.uids[document], settings.content_limit
-
-    def limits(owner: np.ndarray, number: int) -> np.ndarray:
-        stretch = (uids[owner], start[owner], repeat[owner])
-        drawn = fim.draw_lengths(settings.seed, epoch, *stretch, number, longest)
-        return np.where(is_drawn[owner], drawn, longest)
-
-    parts = cut(store, codec, document, start, stop, limits)
-    owner, num_tokens = parts.owner, parts.stop - parts.start
-    is_fim = is_fim[owner] & parts.is_text
-    ends_it = is_last[owner] & (parts.stop == stop[owner])
-    length = np.where(is_fim, fim.planned_length(num_tokens), num_tokens + ends_it)
-    shown = repeat[owner].astype(np.int16)
-    return Units(document[owner], shown, parts.start, num_tokens, is_fim, ends_it, length)
+    own = (document, repeat, start, stop, is_last, is_fim, is_drawn)
+    document, repeat, start, _, _, is_fim, is_drawn = (array[first] for array in own)
+    return Stretches(document, repeat, start, stop[last], is_last[last], is_fim, is_drawn)
 
 
 def _pack_windows(

@@ -62,7 +62,14 @@ def local_part(parameter: nn.Parameter) -> torch.Tensor:
     """What this rank holds of a parameter."""
     if isinstance(parameter, DTensor):
         return parameter.detach().to_local()
-    return parameter.ds_tensor if is_deepspeed_zero3_enabled() else parameter.detach()
+    return _zero_part(parameter) if is_deepspeed_zero3_enabled() else parameter.detach()
+
+
+def _zero_part(parameter: nn.Parameter) -> torch.Tensor:
+    """A rank's part without the padding behind the last one, which DeepSpeed never writes."""
+    part, rank = parameter.ds_tensor, torch.distributed.get_rank()
+    left = parameter.ds_numel - rank * part.numel()
+    return part[: max(0, min(part.numel(), left))]
 
 
 def _device_of_collectives() -> torch.device:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import train
 from hugcoder import agreement
-from hugcoder.callbacks import stop_requests
+from hugcoder.callbacks import hang_watchdog, stop_requests
 from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.trainer import PretrainTrainer
 
@@ -134,8 +134,12 @@ def with_a_rank_asleep(argv: list[str]) -> None:
 
 
 def without_a_rank(argv: list[str]) -> None:
-    """Let one rank never arrive. rank; place: join, agree or leave."""
+    """Let one rank never arrive, and the start have no longer allowance than steps have.
+
+    rank; place: join, agree or leave.
+    """
     given = json.loads(argv[0])
+    hang_watchdog.FIRST_STEP_SECONDS = 0.0
     is_here = os.environ.get("RANK", "0") == str(given["rank"])
     holder, name = {
         "join": (train, "main"),

@@ -4,10 +4,12 @@ import json
 
 import pytest
 from run_in_ranks import status_of
+from test_ownership import holder
 from transformers import TrainerState
 
 from hugcoder import agreement
 from hugcoder.callbacks.hang_watchdog import FIRST_STEP_SECONDS, LONG_SECONDS, HangWatchdog
+from hugcoder.ownership import OWNER
 from hugcoder.refusal import Refusal
 
 PATIENT = {"hang_timeout_minutes": 5}  # until step 1 has ended
@@ -56,6 +58,38 @@ def test_a_rank_that_never_arrives_ends_the_run_with_the_stacks_of_who_waits(
     assert f"nothing has moved for 0.1 minutes {words}" in stacks
     assert frame in stacks
     assert status_of(run)["status"] == "hung"
+
+
+def test_a_start_that_hangs_leaves_a_folder_alone_that_another_run_holds(tiny):
+    """Symptom: its stacks and its status ended the run that was at work there."""
+    run = tiny.folder / "run"
+    argv = [json.dumps({"rank": 1, "place": "join"}), *tiny.argv("run", hang_timeout_minutes=0.1)]
+    program = "rank_programs_accidents:without_a_rank"
+    with holder(run):
+        world = tiny.ranks.run(argv, config="ddp.yaml", main=program, grace=1.0)
+        assert [path.name for path in run.iterdir()] == [OWNER]
+    assert world.codes[0] == 76, world.output
+    assert "the stacks of all threads are in the log" in world.of_rank(0)
+    assert "in _join" in world.of_rank(0)
+
+
+def test_stacks_that_are_taken_away_are_no_sign_of_a_hang(tmp_path):
+    path = tmp_path / "stacks" / "rank-1.txt"
+    path.parent.mkdir()
+    path.write_text("of an earlier start\n")
+    watchdog = HangWatchdog(tmp_path, 60.0, 0)
+    with watchdog.armed("while testing"):
+        assert not watchdog._has_another_hung()
+        path.unlink()
+        assert not watchdog._has_another_hung()
+        path.write_text("of an earlier start\nand of this one\n")
+        assert watchdog._has_another_hung()
+
+
+def test_the_start_has_a_longer_allowance_than_a_step(tmp_path):
+    watchdog = HangWatchdog(tmp_path, 60.0, 0)
+    with watchdog.armed("while joining the other processes"):
+        assert watchdog._limit == FIRST_STEP_SECONDS
 
 
 def test_work_of_unknown_length_has_a_longer_allowance(tmp_path):

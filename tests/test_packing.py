@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 import fim
 from hugcoder.codec import Codec
 from hugcoder.corpus import TRAIN
-from hugcoder.packing import PackingSettings, Pieces, best_fit, cut_documents, plan_epoch
+from hugcoder.packing import (
+    CUT_SHARE,
+    PackingSettings,
+    Pieces,
+    best_fit,
+    cut_documents,
+    plan_epoch,
+)
 from hugcoder.token_store import LINE_BLOCK, TokenStore, last_line_ends, line_table
 
 SHORT_LINES = "".join(f"x{n} = y[{n}]\n" for n in range(400))
@@ -270,11 +277,40 @@ def test_where_a_unit_ends_does_not_tell_that_it_fills_a_row(real, codec):
     assert np.median(stays) > 0.8 * packing.content_limit, "left-to-right keeps its context"
 
 
-def test_whole_documents_keep_their_lengths(awkward, codec):
-    packing = PackingSettings(8192, seed=3, fim_rate=1.0)
-    pieces = cut_documents(awkward, codec, packing.content_limit)
-    units = plan_epoch(awkward, codec, pieces, packing, 0).units
-    assert sorted(units.num_tokens) == sorted(awkward.lengths[awkward.lengths > 0])
+@pytest.mark.parametrize("row_length", [256, 2048])
+def test_of_documents_of_one_length_a_share_is_cut_and_the_others_keep_it(codec, row_length):
+    """Symptom: files of nearly one length, shorter than a row, would teach it as the end."""
+    num_documents, length = 2000, 180
+    store = SimpleNamespace(
+        uids=np.arange(num_documents, dtype=np.uint64),
+        last_line_ends=lambda documents, after, until: until,
+        lengths=np.full(num_documents, length),
+    )
+    packing = PackingSettings(row_length, seed=3, fim_rate=1.0)
+    pieces = cut_documents(store, codec, packing.content_limit)
+    units = plan_epoch(store, codec, pieces, packing, 0).units
+    whole = np.bincount(units.document, minlength=num_documents) == 1
+    drawn = np.log(length / 40) / np.log((packing.content_limit + 1) / 40)  # below that length
+    expected = 1 - CUT_SHARE * drawn
+    assert abs(whole.mean() - expected) < 5 * np.sqrt(0.25 / num_documents)
+    shown_whole = units.num_tokens[whole[units.document]]
+    assert (shown_whole == length).all()
+    short = units.num_tokens[~whole[units.document]]
+    assert np.std(short) > 20
+
+
+def test_repeats_of_a_document_are_cut_each_in_its_own_way(real, codec):
+    packing = PackingSettings(256, seed=3, fim_rate=1.0)
+    pieces = cut_documents(real, codec, packing.content_limit)
+    twice = np.full(len(real), 2.0)
+    units = plan_epoch(real, codec, pieces, packing, 0, twice).units
+    longest = int(real.lengths.argmax())
+    starts = [
+        sorted(units.start[(units.document == longest) & (units.repeat == repeat)].tolist())
+        for repeat in (0, 1)
+    ]
+    assert len(starts[0]) > 10
+    assert starts[0] != starts[1]
 
 
 def test_a_plan_is_a_pure_function_of_seed_and_epoch(real, codec):

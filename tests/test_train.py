@@ -93,6 +93,24 @@ def test_a_resumed_run_has_the_losses_and_weights_of_the_unbroken_run(words, tmp
     assert_same_weights(model_of(resumed), model_of(unbroken))
 
 
+def test_a_run_that_lacks_only_its_model_writes_it_and_says_nothing_twice(words):
+    """Symptom: the scores and the summary of the last step stood twice in metrics.jsonl."""
+    before = metrics_of(run(words))
+    shutil.rmtree(words["output_dir"] / "model")
+    after = metrics_of(run(words))
+    said = [sorted((line["step"], *sorted(line)) for line in lines) for lines in (before, after)]
+    assert said[0] == said[1]
+    assert (words["output_dir"] / "model" / "manifest.json").is_file()
+
+
+def test_a_checkpoint_behind_the_end_of_the_run_is_refused(words):
+    run(words)
+    shutil.rmtree(words["output_dir"] / "model")
+    with pytest.raises(Refusal, match=r"max_steps 3 lies before .*checkpoint-8, at step 8; give 8"):
+        run(words | {"max_steps": 3})
+    assert not (words["output_dir"] / "model").exists()
+
+
 def test_an_allowed_change_goes_on_with_the_new_value_and_run_json_shows_it(words):
     run(words | {"max_steps": 4})
     folder = words["output_dir"]

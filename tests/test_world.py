@@ -10,7 +10,7 @@ from ranks import ROOT, launch_environment, variant
 from hugcoder import world
 from hugcoder.launched import launched_processes, uses
 from hugcoder.refusal import Refusal
-from hugcoder.world import check_launch
+from hugcoder.world import _check_deepspeed_numbers, check_launch
 
 OURS = ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "hsdp.yaml"]
 OURS += ["deepspeed.yaml", "deepspeed_zero1.yaml", "deepspeed_zero2.yaml"]
@@ -88,8 +88,8 @@ def test_a_precision_in_a_file_of_deepspeed_that_the_recipe_does_not_say_is_refu
         json.dumps(
             {
                 "zero_optimization": {"stage": 2},
+                **dict.fromkeys(("gradient_accumulation_steps", "gradient_clipping"), "auto"),
                 "train_micro_batch_size_per_gpu": "auto",
-                "gradient_accumulation_steps": "auto",
                 precision: {"enabled": True},
             }
         )
@@ -99,6 +99,33 @@ def test_a_precision_in_a_file_of_deepspeed_that_the_recipe_does_not_say_is_refu
     config = variant(tmp_path, "deepspeed.yaml", deepspeed_config=changes)
     refused = tiny.run("run", config, code=2)
     assert f"DeepSpeed's configuration says {precision}, but the recipe says no" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"gradient_clipping": None},
+            "no gradient_clipping, so that max_grad_norm 1 would",
+        ),
+        ({"gradient_clipping": 0.5}, "gradient_clipping 0.5, but by the recipe it is 1.0"),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps 4, but by the recipe"),
+        ({"scheduler": {"type": "WarmupLR"}}, "a section scheduler, which would replace the recip"),
+        ({"optimizer": {"type": "AdamW"}}, "a section optimizer, which would replace the recipe's"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_deepspeed_would_do_in_place_of_the_recipe_is_refused(arguments, changes, sentence):
+    """Symptom: max_grad_norm without effect, another schedule, or a traceback; exit code 0 or 1."""
+    said = {"gradient_clipping": "auto", "gradient_accumulation_steps": "auto"} | changes
+    config = {name: value for name, value in said.items() if value is not None}
+    with pytest.raises(Refusal, match=sentence):
+        _check_deepspeed_numbers(config, arguments)
+
+
+def test_deepspeed_numbers_that_are_the_recipes_are_taken(arguments):
+    _check_deepspeed_numbers({"gradient_clipping": "auto"}, arguments)
+    _check_deepspeed_numbers({"gradient_clipping": 1.0, "train_batch_size": 8}, arguments)
 
 
 def test_a_compiler_in_the_yaml_that_the_recipe_does_not_say_is_refused(arguments, launched):
