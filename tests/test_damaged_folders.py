@@ -3,6 +3,7 @@
 Each damage is tried on a copy of a whole folder, through the entry points that read it.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from data_prep.__main__ import main as data_prep
 from data_prep.verify import verify
 from evaluation.documents import choose_documents
 from hugcoder import codec
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus, read_rows
+from hugcoder.corpus import (
+    HELD_OUT,
+    SPLITS,
+    TRAIN,
+    check_files,
+    fingerprint,
+    read_corpus,
+    read_rows,
+)
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, write_json
 from hugcoder.refusal import Refusal
@@ -299,6 +308,26 @@ def test_a_damaged_origin_is_named(copy, damage):
 
 
 # ---- manifests -----------------------------------------------------------------------------------
+
+
+def test_the_same_shards_in_other_splits_are_another_corpus(tmp_path):
+    """Symptom: files that had been trained on were called held out."""
+    one, two = [corpus_row("a", "a.py", code(1))], [corpus_row("b", "b.py", code(2))]
+    folders = [
+        write_shards(tmp_path / "halves", {TRAIN: [one], HELD_OUT: [two]}),
+        write_shards(tmp_path / "all", {TRAIN: [one, two], HELD_OUT: []}),
+    ]
+    hashes = [[facts["sha256"] for facts in check_files(folder).values()] for folder in folders]
+    assert hashes[0] == hashes[1]
+    assert fingerprint(folders[0]) != fingerprint(folders[1])
+
+
+def test_a_corpus_from_before_names_were_in_the_fingerprint_is_read(copy):
+    path = copy / "corpus" / MANIFEST
+    manifest = json.loads(path.read_text())
+    hashes = "".join(shard["sha256"] for shard in manifest["shards"])
+    write_json(path, manifest | {"fingerprint": hashlib.sha256(hashes.encode()).hexdigest()})
+    assert len(list(read_corpus(copy / "corpus", TRAIN))) == 24
 
 
 def open_store(root: Path) -> None:
