@@ -334,6 +334,10 @@ def open_store(root: Path) -> None:
     TokenStore(root / "store", TRAIN)
 
 
+def read_corpus_train(root: Path) -> None:
+    list(read_corpus(root / "corpus", TRAIN))
+
+
 def read_tokenizer(root: Path) -> None:
     codec.Codec(root / "tokenizer")
 
@@ -371,6 +375,19 @@ def test_a_manifest_that_lacks_something_is_named(copy, name, key, value):
     readers = CORPUS_READERS if name == "corpus" else [open_store]
     for reader in readers:
         with pytest.raises(Refusal, match=rf"{name}/manifest\.json is damaged"):
+            reader(copy)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], -1, 0.5])
+def test_a_size_that_is_no_number_of_bytes_is_named(copy, value):
+    """Symptom: a traceback, where the sentence about the wrong size was made."""
+    for name, reader in (("corpus", read_corpus_train), ("store", open_store)):
+        path = copy / name / MANIFEST
+        manifest = json.loads(path.read_text())
+        tables = manifest["shards"] if name == "corpus" else list(manifest["files"].values())
+        tables[0]["bytes"] = value
+        write_json(path, manifest)
+        with pytest.raises(Refusal, match=r"manifest\.json"):
             reader(copy)
 
 
