@@ -16,7 +16,7 @@ from data_prep import tokenize_corpus
 from data_prep.__main__ import main as data_prep
 from data_prep.verify import verify
 from evaluation.documents import choose_documents
-from hugcoder import codec
+from hugcoder import checkpoint, codec
 from hugcoder.corpus import (
     HELD_OUT,
     SPLITS,
@@ -391,6 +391,29 @@ def test_a_size_that_is_no_number_of_bytes_is_named(copy, value):
             reader(copy)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "uint32"}, {"dtype": "float64"}, {"vocab_size": 70000}, {"vocab_size": "x"}],
+)
+def test_a_store_whose_type_is_not_its_vocabularys_is_refused(copy, change):
+    """Symptom: with another type of the same width the ids would be other ids."""
+    path = copy / "store" / MANIFEST
+    write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(Refusal, match=r"store/manifest\.json is damaged"):
+        open_store(copy)
+
+
+def test_a_store_that_does_not_say_its_vocabulary_is_read(copy):
+    path = copy / "store" / MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["vocab_size"]
+    write_json(path, manifest)
+    open_store(copy)
+    write_json(path, manifest | {"dtype": "int16"})
+    with pytest.raises(Refusal, match=r"store/manifest\.json is damaged"):
+        open_store(copy)
+
+
 @pytest.mark.parametrize("reader", CORPUS_READERS)
 def test_a_store_is_no_corpus_and_the_sentence_says_what_it_is(copy, reader):
     shutil.copy(copy / "store" / MANIFEST, copy / "corpus" / MANIFEST)
@@ -454,9 +477,27 @@ def test_verify_refuses_what_it_does_not_know(copy):
         verify(copy)
     with pytest.raises(Refusal, match="no folder is given"):
         data_prep(["verify"])
-    write_json(copy / MANIFEST, {"kind": "model"})
-    with pytest.raises(Refusal, match="is a model; give a corpus, a token store or a tokenizer"):
-        verify(copy)
+    for kind in ("evaluation", ["corpus"]):
+        write_json(copy / MANIFEST, {"kind": kind})
+        with pytest.raises(Refusal, match="give a corpus, a token store, a tokenizer, or a run's"):
+            verify(copy)
+
+
+@pytest.mark.parametrize("kind", [checkpoint.MODEL, checkpoint.CHECKPOINT])
+def test_verify_finds_a_changed_bit_of_a_model_and_of_a_checkpoint(tmp_path, capsys, kind):
+    names = ["model.safetensors", "rng_state.pth"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"weights")
+    checkpoint.complete(tmp_path, {"kind": kind, "step": 1, "world_size": 1})
+    data_prep(["verify", str(tmp_path)])
+    assert f"{tmp_path} is whole: 2 files" in capsys.readouterr().out
+    flip(tmp_path / "model.safetensors")
+    with pytest.raises(Refusal, match=r"model\.safetensors has changed since it was written"):
+        data_prep(["verify", str(tmp_path)])
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    cut(tmp_path / MANIFEST)
+    with pytest.raises(Refusal, match=r"manifest\.json is damaged"):
+        data_prep(["verify", str(tmp_path)])
 
 
 # ---- what a corpus is made of --------------------------------------------------------------------
