@@ -16,12 +16,11 @@ from hugcoder.files import MANIFEST, read_manifest
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 
-DESCRIPTION = (
-    "Read a corpus, a token store, a tokenizer folder, or a run's model or checkpoint-N folder, and "
-    "compare every file with the sizes and hashes of its manifest: python -m data_prep verify "
-    "FOLDER."
-)
 KINDS = "a corpus, a token store, a tokenizer, or a run's model or checkpoint-N folder"
+DESCRIPTION = (
+    f"Read {KINDS}, and compare every file with the sizes and hashes of its manifest: "
+    "python -m data_prep verify FOLDER."
+)
 
 
 @dataclass
