@@ -50,8 +50,9 @@ def _check_wrapped_layers(plugin: FullyShardedDataParallelPlugin, model: PreTrai
     known = {type(module).__name__ for module in model.modules()}
     for name in plugin.transformer_cls_names_to_wrap or ():
         if name not in known:
-            usual = ", ".join(sorted(set(model._no_split_modules or ()) & known))
+            usual = set(model._no_split_modules or ())
+            names = ", ".join(sorted(known, key=lambda one: (one not in usual, one)))
             raise Refusal(
                 f"transformer_layer_cls_to_wrap names {name!r}, which the model does not have; "
-                f"give {usual}, or some of its other classes: {', '.join(sorted(known))}."
+                f"leave it out, or give some of {names}."
             )
