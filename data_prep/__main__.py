@@ -15,7 +15,7 @@ from hugcoder.refusal import entry_point
 
 DESCRIPTION = (
     "Curate repositories into a corpus. Then: python -m data_prep tokenize --help (a corpus to a "
-    "token store), and python -m data_prep verify FOLDER (compare a corpus, a token store or a "
+    "token store), and python -m data_prep verify FOLDER (compare a corpus, a store, a model or a "
     "tokenizer with the sizes and hashes in its manifest, as after copying it)."
 )
 

@@ -1,4 +1,5 @@
-"""`python -m data_prep verify FOLDER`: compare all of a corpus, token store or tokenizer.
+"""`python -m data_prep verify FOLDER`: compare all of a corpus, a token store, a tokenizer, or a
+model or checkpoint of a run.
 
 Whoever opens such a folder compares names and sizes with its manifest; this reads every byte and
 compares the hashes too, as after a copy or a suspicion about a disk.
@@ -8,16 +9,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hugcoder import codec, token_store
+from hugcoder import checkpoint, codec, token_store
 from hugcoder import corpus as corpora
 from hugcoder.file_table import FileTable, changed
 from hugcoder.files import MANIFEST, read_manifest
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 
+KINDS = "a corpus, a token store, a tokenizer, or a run's model or checkpoint-N folder"
 DESCRIPTION = (
-    "Read a corpus, a token store or a tokenizer folder and compare every file with the sizes and "
-    "hashes of its manifest: python -m data_prep verify FOLDER."
+    f"Read {KINDS}, and compare every file with the sizes and hashes of its manifest: "
+    "python -m data_prep verify FOLDER."
 )
 
 
@@ -25,12 +27,12 @@ DESCRIPTION = (
 class VerifyArguments:
     folder: str = field(
         default="",
-        metadata={"help": "Folder of a corpus, a token store or a tokenizer; the first word."},
+        metadata={"help": f"Folder of {KINDS}; the first word."},
     )
 
     def __post_init__(self) -> None:
         if not self.folder:
-            raise Refusal("no folder is given; name a corpus, a token store or a tokenizer.")
+            raise Refusal(f"no folder is given; name {KINDS}.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,14 +43,15 @@ def main(argv: list[str] | None = None) -> None:
 def verify(folder: Path) -> str:
     """Compare everything; returns what was found to be whole, as a sentence.
 
-    Raises: Refusal naming the first file that differs, or when the folder is none of the three.
+    Raises: Refusal naming the first file that differs, or when the folder is none of KINDS.
     """
     began = time.perf_counter()
     kind = (read_manifest(folder) or {}).get("kind")
     readers = {"corpus": _corpus, "token_store": _store, "tokenizer": _tokenizer}
-    if kind not in readers:
+    readers |= dict.fromkeys((checkpoint.MODEL, checkpoint.CHECKPOINT), _weights)
+    if not isinstance(kind, str) or kind not in readers:
         found = f"a {kind}" if kind else f"a folder without a {MANIFEST} that says what it is"
-        raise Refusal(f"{folder} is {found}; give a corpus, a token store or a tokenizer.")
+        raise Refusal(f"{folder} is {found}; give {KINDS}.")
     table = readers[kind](folder)
     hashed = [name for name, facts in table.items() if "sha256" in facts]
     size = sum((folder / name).stat().st_size for name in hashed) / 1e9
@@ -85,3 +88,12 @@ def _tokenizer(folder: Path) -> FileTable:
     if found := changed(folder, table):
         raise Refusal(codec.is_damaged(folder, found))
     return table
+
+
+def _weights(folder: Path) -> FileTable:
+    if found := checkpoint.damage(folder):
+        raise Refusal(
+            f"{folder} is not what its {MANIFEST} says: {found}; copy the folder again, or go on "
+            "from another checkpoint."
+        )
+    return checkpoint.manifest_of(folder)["files"]

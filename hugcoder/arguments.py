@@ -74,7 +74,8 @@ class ModelArguments:
         if self.model_name_or_path and self.residual_init != "scaled":
             raise Refusal(
                 f"residual_init {self.residual_init} has no effect: the weights are those of "
-                f"model_name_or_path {self.model_name_or_path}; leave it out."
+                f"model_name_or_path {self.model_name_or_path}; leave it out, or give its default "
+                "scaled."
             )
 
 
@@ -267,10 +268,12 @@ class PretrainArguments(TrainingArguments):
                 "together. Start them with accelerate launch or torchrun, one process a GPU."
             )
         compiler = hardware.missing_compiler()
-        if self.torch_compile and self.use_cpu and compiler:
+        is_compiled = self.torch_compile and self.torch_compile_backend in (None, "inductor")
+        if is_compiled and self.use_cpu and compiler:
             raise Refusal(
                 f"torch_compile on a CPU needs a C++ compiler and {compiler} is not there; install "
-                "it (apt-get install g++) or give --torch_compile false."
+                "it (apt-get install g++), or give --torch_compile_backend aot_eager or "
+                "--torch_compile false."
             )
         if self.use_muon and uses("DEEPSPEED"):
             raise Refusal(

@@ -47,12 +47,18 @@ def files_of(manifest: dict[str, Any]) -> FileTable:
 
 
 def fingerprint(corpus: Path) -> str:
-    """A hash of the corpus's content: the same for the same files, however and whenever made."""
+    """A hash of the corpus's content and splits: the same for the same files, whenever made."""
     return manifest_of(corpus)["fingerprint"]
 
 
 def fingerprint_of(shards: list[dict[str, Any]]) -> str:
     """The fingerprint of a corpus, from what its manifest says of its shards."""
+    named = "".join(f"{shard['file']} {shard['sha256']}\n" for shard in shards)
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def _nameless_fingerprint_of(shards: list[dict[str, Any]]) -> str:
+    """What older manifests say in place of it, which does not tell the splits apart."""
     return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
 
 
@@ -68,7 +74,8 @@ def check_files(corpus: Path) -> FileTable:
     if found:
         raise Refusal(_is_damaged(corpus, found))
     with keys_demanded(corpus):
-        is_consistent = fingerprint_of(manifest["shards"]) == manifest["fingerprint"]
+        formulas = (fingerprint_of, _nameless_fingerprint_of)
+        is_consistent = manifest["fingerprint"] in [of(manifest["shards"]) for of in formulas]
     if not is_consistent:
         raise Refusal(_is_damaged(corpus, "its fingerprint is not the one of its shards"))
     return table

@@ -39,8 +39,10 @@ def missing_or_resized(folder: Path, table: FileTable) -> str:
         if not (folder / name).is_file():
             return f"{name} is missing"
         size = (folder / name).stat().st_size
-        if size != facts.get("bytes", size):
-            return f"{name} has {size:,} bytes, not {facts['bytes']:,}"
+        said = facts.get("bytes", size)
+        if size != said:
+            number = f"{said:,}" if isinstance(said, int) else repr(said)
+            return f"{name} has {size:,} bytes, not {number}"
     return ""
 
 

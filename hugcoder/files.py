@@ -77,13 +77,15 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def keys_demanded(folder: Path) -> Iterator[None]:
+def keys_demanded(folder: Path, name: str = MANIFEST) -> Iterator[None]:
     """Turn the errors of looking up what a manifest lacks into a sentence that names the file."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except Refusal:  # a ValueError too
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Refusal(
-            f"{folder / MANIFEST} is damaged (it lacks what it must say: {error}); make the folder "
+            f"{folder / name} is damaged (it lacks what it must say: {error}); make the folder "
             "again or copy it again."
         ) from None
 

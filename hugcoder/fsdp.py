@@ -8,23 +8,25 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
-from transformers import PretrainedConfig
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers import PreTrainedModel
 
 from hugcoder.random_state import dropouts
 from hugcoder.refusal import Refusal
 
 
-def settle_fsdp(accelerator: Accelerator, config: PretrainedConfig) -> None:
+def settle_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Set how gradients are summed, before the model is wrapped. Does nothing for other engines.
 
     Raises: Refusal when dropout or a router's noise would be drawn anew where accelerate recomputes
-    the forward pass.
+    the forward pass, or when a layer to wrap is none of the model's.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     plugin = accelerator.state.fsdp_plugin
-    if plugin.activation_checkpointing and (drawing := dropouts(config)):
+    _check_wrapped_layers(plugin, model)
+    if plugin.activation_checkpointing and (drawing := dropouts(model.config)):
         name, value = next(iter(drawing.items()))
         raise Refusal(
             f"fsdp_activation_checkpointing is true and the model's {name} is {value}: accelerate "
@@ -39,3 +41,18 @@ def settle_fsdp(accelerator: Accelerator, config: PretrainedConfig) -> None:
     # Otherwise accumulation keeps the gradients of the whole model on each device (28 GB of float32
     # for 7B parameters) to save a reduce-scatter a micro-batch.
     accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
+
+
+def _check_wrapped_layers(plugin: FullyShardedDataParallelPlugin, model: PreTrainedModel) -> None:
+    """Only of names that were given; accelerate takes the model's own where none are."""
+    if plugin.auto_wrap_policy is not transformer_auto_wrap_policy:
+        return
+    known = {type(module).__name__ for module in model.modules()}
+    for name in plugin.transformer_cls_names_to_wrap or ():
+        if name not in known:
+            usual = set(model._no_split_modules or ())
+            names = ", ".join(sorted(known, key=lambda one: (one not in usual, one)))
+            raise Refusal(
+                f"transformer_layer_cls_to_wrap names {name!r}, which the model does not have; "
+                f"leave it out, or give some of {names}."
+            )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hugcoder.launched import ON, uses
+from hugcoder.launched import ON, launched_processes, uses
 from hugcoder.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -104,8 +104,9 @@ OPTIMIZERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 SWITCH = (True, False)
-# setting that is a mapping -> its keys, each with its values or range; None = any
-KEYS: dict[str, dict[str, tuple | Range | None]] = {
+NAMES = "a name or a list of names"
+# setting that is a mapping -> its keys, each with its values, its range, or NAMES
+KEYS: dict[str, dict[str, tuple | Range | str]] = {
     "activation_checkpointing_kwargs": {
         "use_reentrant": SWITCH,
         "preserve_rng_state": SWITCH,
@@ -116,9 +117,9 @@ KEYS: dict[str, dict[str, tuple | Range | None]] = {
         "offload": SWITCH,
     },
     "fsdp_config": {
-        "version": None,  # hugcoder.world says why only 2
+        "version": Range(1, 2, is_whole=True),  # hugcoder.world says why only 2
         "auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"),
-        "transformer_layer_cls_to_wrap": None,
+        "transformer_layer_cls_to_wrap": NAMES,  # hugcoder.fsdp compares them with the model's
         "min_num_params": COUNT_OR_NONE,
         "reshard_after_forward": SWITCH,
         "state_dict_type": ("SHARDED_STATE_DICT", "FULL_STATE_DICT"),
@@ -188,7 +189,7 @@ def _check_choice(
 
 
 def _check_mapping(
-    arguments: "PretrainArguments", name: str, keys: dict[str, tuple | Range | None]
+    arguments: "PretrainArguments", name: str, keys: dict[str, tuple | Range | str]
 ) -> None:
     """Turn a setting that is JSON into a mapping; refuse what is none, or holds what cannot be."""
     value = getattr(arguments, name)
@@ -203,10 +204,20 @@ def _check_mapping(
             raise Refusal(f"{name} names {key}; there are {', '.join(sorted(keys))}.")
         if (allowed := keys.get(short)) is None:
             continue
-        is_number = isinstance(allowed, Range)
-        if not (allowed.holds(item) if is_number else item in allowed):
-            values = allowed if is_number else ", ".join(str(choice) for choice in allowed)
-            raise Refusal(f"{name} says {key} {item}; give {values}.")
+        if not _fits(item, allowed):
+            is_choice = isinstance(allowed, tuple)
+            values = ", ".join(str(choice) for choice in allowed) if is_choice else allowed
+            shown = repr(item) if isinstance(allowed, Range) else item  # "2" is no number
+            raise Refusal(f"{name} says {key} {shown}; give {values}.")
+
+
+def _fits(item: Any, allowed: tuple | Range | str) -> bool:
+    if isinstance(allowed, Range):
+        is_number = isinstance(item, int | float) and not isinstance(item, bool)
+        return is_number and allowed.holds(item)
+    if allowed == NAMES:
+        return all(isinstance(name, str) for name in (item if isinstance(item, list) else [item]))
+    return item in allowed
 
 
 def _read_mapping(name: str, given: str) -> dict[str, Any]:
@@ -288,7 +299,10 @@ def _check_dependents(arguments: "PretrainArguments") -> None:
     for name, reason in _without_effect(arguments):
         value = _plain(getattr(arguments, name))
         if value != _plain(defaults[name]):
-            raise Refusal(f"{name} {value} has no effect here: {reason}; leave it out.")
+            default = _plain(defaults[name])
+            is_sayable = default not in (None, "")  # in words, where a recipe gives the value
+            way = f"leave it out, or give its default {default}" if is_sayable else "leave it out"
+            raise Refusal(f"{name} {value} has no effect here: {reason}; {way}.")
 
 
 def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
@@ -311,6 +325,8 @@ def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
             found += [(name, "activation_checkpointing is not true")]
     if not arguments.fsdp:
         found += [("fsdp_config", "fsdp is not true")]
+    if launched_processes() == 1:
+        found += [("ddp_backend", "this is one process, which talks to no other")]
     if not arguments.dataloader_num_workers:
         for name in ("dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
             found += [(name, "dataloader_num_workers is 0")]
@@ -358,12 +374,12 @@ def _check_trackers(arguments: "PretrainArguments") -> None:
     if unknown:
         known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
         raise Refusal(
-            f"report_to names {unknown[0]}, which is no tracker; give none, all or some of {known}."
+            f"report_to names {unknown[0]}, which is no tracker; give none, all or one of {known}."
         )
     missing = [name for name in names if name not in get_available_reporting_integrations()]
     if missing:
         raise Refusal(
-            f"report_to names {missing[0]}, which is not installed; install it, or leave it out "
+            f"report_to names {missing[0]}, which is not installed; install it, or give none "
             "(metrics.jsonl is always written)."
         )
 
@@ -372,7 +388,7 @@ def _check_devices(arguments: "PretrainArguments") -> None:
     """What needs a GPU or the launcher's word."""
     has_gpu = torch.accelerator.is_available() and not arguments.use_cpu
     if arguments.tf32 and not has_gpu:
-        raise Refusal("tf32 true needs a GPU and there is none; leave it out.")
+        raise Refusal("tf32 true needs a GPU and there is none; leave it out, or give false.")
     rank = int(os.environ.get("LOCAL_RANK", "-1"))
     if arguments.local_rank not in (-1, rank):
         raise Refusal(

@@ -160,7 +160,9 @@ def manifest_of(store: Path) -> dict[str, Any]:
         )
     with keys_demanded(store):
         files_of(manifest)
-        np.dtype(manifest["dtype"])
+        sizes = [manifest["vocab_size"]] if "vocab_size" in manifest else [1 << 16, 1 << 17]
+        if manifest["dtype"] not in (names := [dtype_for(size).name for size in sizes]):
+            raise ValueError(f"dtype is {manifest['dtype']}, not {' or '.join(names)}")
         for name in ("tokenizer_sha256", "corpus_fingerprint"):
             manifest[name][:1]  # a text
         for split in SPLITS:

@@ -80,7 +80,7 @@ class PretrainTrainer(Trainer):
             data_collator=collator,
         )
         check_world(self.accelerator, args)
-        settle_fsdp(self.accelerator, model.config)
+        settle_fsdp(self.accelerator, model)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.identity, self.tokenizer_folder = identity, rows.codec.folder
         self.corpora = list(corpora)

@@ -48,7 +48,11 @@ FIXED: dict[str, tuple[Any, str]] = {
     "enable_jit_checkpoint": (False, "here the processes agree on the step they stop at"),
     "restore_callback_states_from_checkpoint": (False, "a stopped run would stop again at once"),
     "optim_target_modules": (None, "only low-rank optimizers read it, and there is none here"),
-    "accelerator_config": (None, "it would cut or reorder the rows of a step"),
+    "accelerator_config": (
+        None,
+        "its keys would cut or reorder the rows of a step or count them anew; non_blocking would "
+        "touch no more than the copying of a few token ids",
+    ),
     "parallelism_config": (None, "accelerate's YAML says it, see configs/hsdp.yaml"),
     "ddp_static_graph": (None, "it would take the self-test before the first step for a step"),
     "deepspeed": (

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hugcoder.files import read_manifest, read_object
+from hugcoder.files import MANIFEST, keys_demanded, read_manifest, read_object
+from hugcoder.refusal import Refusal
 
 UNKNOWN = "unknown"  # stands for data that nothing names
 NAME_LENGTH = 16  # of a fingerprint, as in a run's identity
@@ -23,21 +24,36 @@ def corpora_of(folder: Path | None) -> list[str]:
     """
     manifest = (read_manifest(folder) or {}) if folder else {}
     if "corpora" in manifest:
-        return list(manifest["corpora"])
+        return _names_in(manifest, folder / MANIFEST)
     identity = manifest.get("identity")
     if not isinstance(identity, dict) or "corpus" not in identity:
         return [UNKNOWN]
     record = folder.parent / RUN_RECORD  # a manifest from before it named the corpora
-    return corpora_of_record(read_object(record) if record.is_file() else {}, identity["corpus"])
+    with keys_demanded(folder.parent, RUN_RECORD):
+        said = read_object(record) if record.is_file() else {}
+        return corpora_of_record(said, identity["corpus"])
 
 
 def corpora_of_record(record: dict[str, Any], corpus: str) -> list[str]:
-    """The corpora of a run that trains on `corpus`, from its run.json."""
+    """The corpora of a run that trains on `corpus`, from its run.json.
+
+    Args: record: without the arguments of the run, it may have continued any model.
+    """
     if "corpora" in record:
-        return list(record["corpora"])
+        return _names_in(record, Path(RUN_RECORD))
     groups = record.get("arguments", {}).values()
-    is_continued = any(group.get("model_name_or_path") for group in groups)
+    is_continued = not groups or any(group.get("model_name_or_path") for group in groups)
     return [UNKNOWN, corpus] if is_continued else [corpus]
+
+
+def _names_in(said: dict[str, Any], file: Path) -> list[str]:
+    names = said["corpora"]
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise Refusal(
+            f"{file} is damaged (its corpora are {names!r}, not a list of names); copy the folder "
+            "again, or make it again."
+        )
+    return list(names)
 
 
 def corpora_of_run(base: str, resume_from: Path | None, corpus: str) -> list[str]:

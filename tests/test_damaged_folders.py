@@ -3,6 +3,7 @@
 Each damage is tried on a copy of a whole folder, through the entry points that read it.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,16 @@ from data_prep import tokenize_corpus
 from data_prep.__main__ import main as data_prep
 from data_prep.verify import verify
 from evaluation.documents import choose_documents
-from hugcoder import codec
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus, read_rows
+from hugcoder import checkpoint, codec
+from hugcoder.corpus import (
+    HELD_OUT,
+    SPLITS,
+    TRAIN,
+    check_files,
+    fingerprint,
+    read_corpus,
+    read_rows,
+)
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, write_json
 from hugcoder.refusal import Refusal
@@ -301,8 +310,32 @@ def test_a_damaged_origin_is_named(copy, damage):
 # ---- manifests -----------------------------------------------------------------------------------
 
 
+def test_the_same_shards_in_other_splits_are_another_corpus(tmp_path):
+    """Symptom: files that had been trained on were called held out."""
+    one, two = [corpus_row("a", "a.py", code(1))], [corpus_row("b", "b.py", code(2))]
+    folders = [
+        write_shards(tmp_path / "halves", {TRAIN: [one], HELD_OUT: [two]}),
+        write_shards(tmp_path / "all", {TRAIN: [one, two], HELD_OUT: []}),
+    ]
+    hashes = [[facts["sha256"] for facts in check_files(folder).values()] for folder in folders]
+    assert hashes[0] == hashes[1]
+    assert fingerprint(folders[0]) != fingerprint(folders[1])
+
+
+def test_a_corpus_from_before_names_were_in_the_fingerprint_is_read(copy):
+    path = copy / "corpus" / MANIFEST
+    manifest = json.loads(path.read_text())
+    hashes = "".join(shard["sha256"] for shard in manifest["shards"])
+    write_json(path, manifest | {"fingerprint": hashlib.sha256(hashes.encode()).hexdigest()})
+    assert len(list(read_corpus(copy / "corpus", TRAIN))) == 24
+
+
 def open_store(root: Path) -> None:
     TokenStore(root / "store", TRAIN)
+
+
+def read_corpus_train(root: Path) -> None:
+    list(read_corpus(root / "corpus", TRAIN))
 
 
 def read_tokenizer(root: Path) -> None:
@@ -343,6 +376,42 @@ def test_a_manifest_that_lacks_something_is_named(copy, name, key, value):
     for reader in readers:
         with pytest.raises(Refusal, match=rf"{name}/manifest\.json is damaged"):
             reader(copy)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], -1, 0.5])
+def test_a_size_that_is_no_number_of_bytes_is_named(copy, value):
+    """Symptom: a traceback, where the sentence about the wrong size was made."""
+    for name, reader in (("corpus", read_corpus_train), ("store", open_store)):
+        path = copy / name / MANIFEST
+        manifest = json.loads(path.read_text())
+        tables = manifest["shards"] if name == "corpus" else list(manifest["files"].values())
+        tables[0]["bytes"] = value
+        write_json(path, manifest)
+        with pytest.raises(Refusal, match=r"manifest\.json"):
+            reader(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "uint32"}, {"dtype": "float64"}, {"vocab_size": 70000}, {"vocab_size": "x"}],
+)
+def test_a_store_whose_type_is_not_its_vocabularys_is_refused(copy, change):
+    """Symptom: with another type of the same width the ids would be other ids."""
+    path = copy / "store" / MANIFEST
+    write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(Refusal, match=r"store/manifest\.json is damaged"):
+        open_store(copy)
+
+
+def test_a_store_that_does_not_say_its_vocabulary_is_read(copy):
+    path = copy / "store" / MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["vocab_size"]
+    write_json(path, manifest)
+    open_store(copy)
+    write_json(path, manifest | {"dtype": "int16"})
+    with pytest.raises(Refusal, match=r"store/manifest\.json is damaged"):
+        open_store(copy)
 
 
 @pytest.mark.parametrize("reader", CORPUS_READERS)
@@ -408,9 +477,27 @@ def test_verify_refuses_what_it_does_not_know(copy):
         verify(copy)
     with pytest.raises(Refusal, match="no folder is given"):
         data_prep(["verify"])
-    write_json(copy / MANIFEST, {"kind": "model"})
-    with pytest.raises(Refusal, match="is a model; give a corpus, a token store or a tokenizer"):
-        verify(copy)
+    for kind in ("evaluation", ["corpus"]):
+        write_json(copy / MANIFEST, {"kind": kind})
+        with pytest.raises(Refusal, match="give a corpus, a token store, a tokenizer, or a run's"):
+            verify(copy)
+
+
+@pytest.mark.parametrize("kind", [checkpoint.MODEL, checkpoint.CHECKPOINT])
+def test_verify_finds_a_changed_bit_of_a_model_and_of_a_checkpoint(tmp_path, capsys, kind):
+    names = ["model.safetensors", "rng_state.pth"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"weights")
+    checkpoint.complete(tmp_path, {"kind": kind, "step": 1, "world_size": 1})
+    data_prep(["verify", str(tmp_path)])
+    assert f"{tmp_path} is whole: 2 files" in capsys.readouterr().out
+    flip(tmp_path / "model.safetensors")
+    with pytest.raises(Refusal, match=r"model\.safetensors has changed since it was written"):
+        data_prep(["verify", str(tmp_path)])
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    cut(tmp_path / MANIFEST)
+    with pytest.raises(Refusal, match=r"manifest\.json is damaged"):
+        data_prep(["verify", str(tmp_path)])
 
 
 # ---- what a corpus is made of --------------------------------------------------------------------

@@ -51,6 +51,14 @@ def test_fsdp_that_the_recipe_asks_for_shards_without_a_yaml(engines, losses_of_
     assert list((run / "checkpoint-4").glob("pytorch_model_fsdp_0/*.distcp"))
 
 
+def test_a_layer_to_wrap_that_the_model_does_not_have_is_refused(tiny):
+    recipe = json.dumps({"transformer_layer_cls_to_wrap": "LlamaDecoderLayer"})
+    ended = tiny.run("x", world=2, fsdp="true", fsdp_config=recipe, max_steps=1, code=2)
+    assert "names 'LlamaDecoderLayer', which the model does not have" in ended.output
+    assert "give some of Qwen3DecoderLayer, " in ended.output
+    assert "Traceback" not in ended.output
+
+
 def test_hybrid_sharding_gives_the_losses_of_one_process(engines, losses_of_one, tmp_path):
     run = engines.whole(hsdp_of_four(tmp_path), 4)
     assert exact_losses(run) == pytest.approx(losses_of_one, rel=1e-6)

@@ -155,7 +155,8 @@ def test_a_range_holds_the_default(name):
         ("--optim sgd --optim_args speed=9", "which takes momentum, dampening, nesterov"),
         ("--optim sgd --optim_args nesterov=true", "Nesterov momentum requires a momentum"),
         ("--optim_args momentum=0.9", "does not fit optim adamw_torch_fused, which takes none"),
-        ("--report_to weather", "report_to names weather, which is no tracker"),
+        ("--report_to weather", "which is no tracker; give none, all or one of"),
+        ("--accelerator_config {}", "non_blocking would touch no more than"),
         ("--report_to neptune", "report_to names neptune, which is not installed"),
         (
             "--torch_compile true --torch_compile_mode fast",
@@ -170,6 +171,21 @@ def test_a_range_holds_the_default(name):
         ('--fsdp true --fsdp_config {"wrap":1}', "fsdp_config names wrap; there are activation"),
         ("--debug tpu_metrics_debug", "debug tpu_metrics_debug is not possible here"),
         ('--fsdp true --fsdp_config {"auto_wrap_policy":"ALL"}', "says auto_wrap_policy ALL; give"),
+        ('--fsdp true --fsdp_config {"version":"x"}', "version 'x'; give a whole number, 1 to 2"),
+        ('--fsdp true --fsdp_config {"version":true}', "version True; give a whole number, 1 to 2"),
+        ('--fsdp true --fsdp_config {"min_num_params":"x"}', "give a whole number, 0 or more"),
+        (
+            '--fsdp true --fsdp_config {"transformer_layer_cls_to_wrap":5}',
+            "says transformer_layer_cls_to_wrap 5; give a name or a list of names",
+        ),
+        (
+            '--fsdp true --fsdp_config {"fsdp_transformer_layer_cls_to_wrap":["A",null]}',
+            "give a name or a list of names",
+        ),
+        (
+            '--activation_checkpointing_kwargs {"every_n_layers":"x"}',
+            "says every_n_layers 'x'; give a whole number, 1 or more",
+        ),
         (
             '--activation_checkpointing_kwargs {"every_n_layers":0}',
             "says every_n_layers 0; give a whole number, 1 or more",
@@ -235,6 +251,12 @@ def test_two_lengths_of_a_run_are_refused_with_where_each_stands(tmp_path):
         ('--fsdp_config {"version":2}', "fsdp is not true"),
         ("--eval_on_start true --eval_strategy no", "eval_strategy is no"),
         ("--project mine", "report_to does not name trackio"),
+        ("--ddp_backend nccl", "this is one process"),
+        (
+            "--decay_ratio 0.5 --lr_scheduler_type cosine",
+            "leave it out, or give its default 0.2.",
+        ),
+        ("--optim sgd --adam_beta1 0.5", "leave it out, or give its default 0.9."),
     ],
 )
 def test_a_setting_without_effect_is_refused_with_the_reason(words, reason):
@@ -330,6 +352,15 @@ def test_every_optimizer_that_is_offered_can_be_built(optim):
 
     make, settings = Trainer.get_optimizer_cls_and_kwargs(parsed("--optim", optim))
     make([torch.nn.Parameter(torch.zeros(1))], **settings).step()
+
+
+def test_without_a_compiler_only_the_backend_that_needs_one_is_refused(monkeypatch):
+    monkeypatch.setitem(os.environ, "CXX", "no-such-compiler")
+    compiled = ("--torch_compile", "true", "--use_cpu", "true")
+    for words in (compiled, (*compiled, "--torch_compile_backend", "inductor")):
+        assert "needs a C++ compiler and no-such-compiler is not there" in refusal(*words)
+    for backend in ("eager", "aot_eager"):
+        assert parsed(*compiled, "--torch_compile_backend", backend).torch_compile
 
 
 @pytest.mark.parametrize("name", ["spawn", "forkserver"])

@@ -8,6 +8,7 @@ import pytest
 
 from hugcoder import checkpoint
 from hugcoder.files import write_json
+from hugcoder.refusal import Refusal
 from hugcoder.training_data import UNKNOWN, corpora_of, corpora_of_run, joined, training_data
 
 ONE, OTHER = "1" * 16, "2" * 16
@@ -51,13 +52,26 @@ def test_a_manifest_names_the_corpora_of_its_model(tmp_path):
 
 def test_a_manifest_from_before_is_read_with_the_run_it_lies_in(tmp_path):
     folder = model(tmp_path / "run" / "model", identity={"corpus": ONE})
-    assert corpora_of(folder) == [ONE]
+    assert corpora_of(folder) == [UNKNOWN, ONE]  # moved out of its run, it may have had any base
+    write_json(tmp_path / "run" / "run.json", {})
+    assert corpora_of(folder) == [UNKNOWN, ONE]
     record = {"arguments": {"ModelArguments": {"config_file": "a.json"}}}
     write_json(tmp_path / "run" / "run.json", record)
     assert corpora_of(folder) == [ONE]
     record = {"arguments": {"ModelArguments": {"model_name_or_path": "some/base"}}}
     write_json(tmp_path / "run" / "run.json", record)
     assert corpora_of(folder) == [UNKNOWN, ONE]
+
+
+@pytest.mark.parametrize("value", [7, None, "abc", [7]])
+def test_corpora_that_are_no_names_are_damage_and_the_file_is_named(tmp_path, value):
+    with pytest.raises(Refusal, match=r"m/manifest\.json is damaged"):
+        corpora_of(model(tmp_path / "m", corpora=value))
+    folder = model(tmp_path / "run" / "model", identity={"corpus": ONE})
+    for record in ({"corpora": value}, {"arguments": value}, {"arguments": {"a": value}}):
+        write_json(tmp_path / "run" / "run.json", record)
+        with pytest.raises(Refusal, match=r"run\.json is damaged"):
+            corpora_of(folder)
 
 
 def test_a_run_has_seen_what_its_base_and_its_checkpoint_have_seen(tmp_path):
