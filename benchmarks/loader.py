@@ -166,12 +166,16 @@ def synthetic_store(folder: Path, lengths: np.ndarray, codec: Codec) -> TokenSto
     )
     with token_store.shard_file(prefix, "tokens.bin").open("wb") as file:
         file.truncate(int(lengths.sum()) * 2)
-    splits = {corpora.TRAIN: {"shards": ["00000"]}}
+    tokens = int(lengths.sum())
+    counts = {"documents": len(lengths), "tokens": tokens, "bytes": 3 * tokens}
+    splits = {corpora.TRAIN: {"shards": ["00000"], **counts}}
+    splits[corpora.HELD_OUT] = {"shards": []} | dict.fromkeys(counts, 0)
     manifest = {
         "kind": "token_store",
         "format": token_store.FORMAT,
         "dtype": "uint16",
         "splits": splits,
+        **dict.fromkeys(("tokenizer_sha256", "corpus_fingerprint"), "made up"),
     }
     write_json(folder / "manifest.json", manifest)
     return TokenStore(folder, corpora.TRAIN)
