@@ -5,6 +5,7 @@ the output; of ZeRO-1 and ZeRO-2, whose shards DeepSpeed joins at once, the whol
 safetensors of at most 5 GB each, config, tokenizer, and a manifest when all of it is there.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -217,6 +218,30 @@ def _compare(weights: Weights, model: PreTrainedModel, source: Path) -> None:
                 f"the weights of {source} are not those of its config.json: {wrong[0]} {what}"
                 f"{more}; give another checkpoint."
             )
+    _compare_twins(weights, saved, names, source)
+
+
+def _compare_twins(
+    weights: Weights, saved: dict[str, torch.Tensor], names: list[str], source: Path
+) -> None:
+    """Raises: Refusal when a tied weight is in the files twice, with different values.
+
+    Only one of the two would be written, and what was trained into the other would be lost.
+    """
+    for alias in sorted(weights.shapes.keys() - set(names)):
+        twin = next(name for name in names if saved[name] is saved[alias])
+        if _digest(weights, twin) != _digest(weights, alias):
+            raise Refusal(
+                f"the config.json of {source} ties {alias} to {twin}, and the files hold different "
+                "values for them; set tie_word_embeddings to false there, or give another "
+                "checkpoint."
+            )
+
+
+def _digest(weights: Weights, name: str) -> str:
+    """The hash of one tensor's bytes, so that two can be compared with one in memory."""
+    tensor = weights.read([name])[name]
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
 def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> None:

@@ -30,6 +30,8 @@ from hugcoder.refusal import Refusal, told
 from hugcoder.shards import local_part
 from hugcoder.zero import without_zero3
 
+logger = logging.getLogger(__name__)
+
 LFS_POINTER = b"version https://git-lfs"
 PICKLE = b"\x80\x02"  # how files of torch.save began before they were zip archives
 WEIGHTS = (  # in the order in which transformers looks for them
@@ -42,6 +44,7 @@ SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 # What loading reads or copies; the optimizer of a checkpoint is not among it.
 READ_HERE = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 NAMES_SHOWN = 3
+UNTIED = {"tie_word_embeddings": False}
 REPAIR = "download or export it again, or give another model"
 
 
@@ -56,18 +59,38 @@ def load_causal_lm(
     Args: name: a local folder or a hub name.
     Raises: Refusal when the files are not whole or are another model's.
     """
-    model, error = None, None
+    model, is_untied, error = None, False, None
     try:
         check_files(name)
         if is_deepspeed_zero3_enabled():
             with without_zero3():  # whose loading tells nothing of weights that are left over
-                _load(name, dtype, attn_implementation, device_map={"": "meta"})
-        model = _load(name, dtype, attn_implementation)
+                listed = _load(name, dtype, attn_implementation, device_map={"": "meta"})
+                # Shards have no values to compare, so that two different layers would become one.
+                is_untied = _is_untied(listed) and _is_untied(
+                    _load(name, dtype, attn_implementation)
+                )
+        model = _load(name, dtype, attn_implementation, **(UNTIED if is_untied else {}))
+        is_untied = is_untied or _is_untied(model)
         _check_numbers(name, model, dtype)
     except Refusal as refusal:
         error = refusal
-    gather(None, error, patient_group() if num_ranks() > 1 else None)
+    if any(gather(is_untied, error, patient_group() if num_ranks() > 1 else None)):
+        logger.warning(
+            "%s: its config.json says tie_word_embeddings, but its weights hold an output layer "
+            "that differs from the embedding; both are kept, and tie_word_embeddings is false here",
+            name,
+        )
+        if model.config.tie_word_embeddings:  # also where only the first rank saw values
+            model = _load(name, dtype, attn_implementation, **UNTIED)
     return model
+
+
+def _is_untied(model: PreTrainedModel) -> bool:
+    """Whether the config ties the output layer and the model as loaded does not."""
+    output = model.get_output_embeddings()
+    if output is None or not getattr(model.config, "tie_word_embeddings", False):
+        return False
+    return output.weight is not model.get_input_embeddings().weight
 
 
 def check_files(name: str) -> None:

@@ -97,6 +97,33 @@ def test_a_tied_output_layer_may_be_saved_twice_or_once(folder):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_an_output_layer_of_its_own_is_not_lost_to_a_config_that_ties_it(folder, tmp_path, caplog):
+    own = 2 * load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    change_weights(folder, lambda w: w.update({"lm_head.weight": own}))
+    model = load(folder)
+    assert model.config.tie_word_embeddings is False
+    assert f"{folder}: its config.json says tie_word_embeddings" in caplog.text
+    model.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors")["lm_head.weight"].equal(own)
+    assert load(tmp_path / "again").lm_head.weight.equal(own)
+
+
+@pytest.mark.parametrize("engine", ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"])
+def test_every_engine_trains_and_saves_an_untied_output_layer(engine, tiny, tmp_path):
+    if not (tiny.folder / "source").is_dir():
+        tiny.run("source", max_steps=1)
+    model = shutil.copytree(tiny.folder / "source" / "model", tmp_path / "model")
+    (model / "manifest.json").unlink()
+    own = 2 * load_file(model / "model.safetensors")["model.embed_tokens.weight"]
+    change_weights(model, lambda w: w.update({"lm_head.weight": own}))
+    configure(model, tie_word_embeddings=True)
+    words = {"config_file": None, "model_name_or_path": model, "max_steps": 1}
+    tiny.run(tmp_path / "next", engine, **words, learning_rate=0)
+    after = tmp_path / "next" / "model"
+    assert json.loads((after / "config.json").read_text())["tie_word_embeddings"] is False
+    assert load_file(after / "model.safetensors")["lm_head.weight"].equal(own)
+
+
 def test_buffers_of_old_releases_are_ignored_as_transformers_does(folder):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change_weights(folder, lambda w: w.update({name: torch.ones(4)}))
