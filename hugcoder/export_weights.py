@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from hugcoder import checkpoint
 from hugcoder.files import write_json
 from hugcoder.ownership import contents
+from hugcoder.pretrained import weight_files
 from hugcoder.refusal import Refusal, told
 from hugcoder.shards import whole_shape
 from hugcoder.tokenizer_files import copy_tokenizer
@@ -104,7 +105,11 @@ def _weights_of(source: Path) -> Weights:
     facts, shards = checkpoint.facts_of(source), source / checkpoint.MODEL_SHARDS
     if facts["engine"] == "DEEPSPEED" and facts.get("kind") != checkpoint.MODEL:
         return _in_zero(source)
-    return _in_shards(shards) if shards.is_dir() else _in_safetensors(source)
+    return (
+        _in_shards(shards)
+        if shards.is_dir()
+        else _in_safetensors(source, checkpoint.manifest_of(source)["files"])
+    )
 
 
 def _in_zero(source: Path) -> Weights:
@@ -137,11 +142,16 @@ def _in_shards(folder: Path) -> Weights:
     return Weights(shapes, read)
 
 
-def _in_safetensors(folder: Path) -> Weights:
-    """Weights in one safetensors file or several."""
+def _in_safetensors(folder: Path, among: Collection[str] | None = None) -> Weights:
+    """Weights in one safetensors file or in those that the index names, and in no other.
+
+    Args: among: names of the folder's manifest; None = it has none yet.
+    """
     files = {}
     shapes = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in weight_files(folder, among):
+        if path.suffix != ".safetensors" or not path.is_file():
+            continue
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  (not a dict)
                 part = file.get_slice(name)

@@ -170,3 +170,12 @@ def test_a_tied_weight_that_is_there_twice_with_other_values_is_refused(runs, tm
     checkpoint.complete(source, checkpoint.facts_of(source))
     with pytest.raises(Refusal, match=r"ties lm_head\.weight to model\.embed_tokens\.weight"):
         export_checkpoint(source, tmp_path / "out")
+
+
+def test_a_file_beside_the_weights_is_not_exported_for_them(runs, tmp_path):
+    source = shutil.copytree(runs.whole("ddp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
+    own = load_file(source / "model.safetensors")
+    others = {name: torch.zeros_like(value) for name, value in own.items()}
+    save_file(others, source / "model_before.safetensors", metadata={"format": "pt"})
+    export_checkpoint(source, tmp_path / "out")
+    assert_same_weights(tensors(tmp_path / "out"), own)

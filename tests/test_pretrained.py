@@ -137,6 +137,13 @@ def test_weights_that_are_no_numbers_are_refused(folder, value):
     assert "nan or infinite as float32" in refusal_of(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.bool])
+def test_weights_that_are_stored_as_whole_numbers_are_refused(folder, dtype):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_weights(folder, lambda w: w.update({name: w[name].to(dtype)}))
+    assert f"{name} in {folder / 'model.safetensors'} is stored as " in refusal_of(folder)
+
+
 def test_weights_that_half_precision_cannot_hold_are_refused(folder):
     change_weights(folder, lambda w: w["model.norm.weight"][3:4].fill_(1e6))
     assert load(folder).model.norm.weight.max() == 1e6
@@ -197,7 +204,25 @@ def test_an_index_that_leaves_a_file_out_does_not_hide_its_weights(shards):
     assert "missing in the files" in refusal_of(shards)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": {"a": 1}}'])
+def test_a_shard_with_other_weights_than_the_index_gives_it_is_named(shards):
+    path = shards / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    given = index["weight_map"]
+    files = list(given.values())
+    name, file = next((n, f) for n, f in given.items() if files.count(f) > 1)
+    less = {other: f for other, f in given.items() if other != name}
+    path.write_text(json.dumps(index | {"weight_map": less}))
+    assert f"{file} holds {name}, which the index does not say" in refusal_of(shards)
+    path.write_text(json.dumps(index | {"weight_map": given | {"another": file}}))
+    assert f"{file} lacks another, which the index says" in refusal_of(shards)
+
+
+NO_METADATA = '{"weight_map": {"a": "b.safetensors"}}'
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": {"a": 1}}', '{"metadata": {}}', NO_METADATA]
+)
 def test_an_index_that_is_none_is_named(shards, content):
     (shards / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in refusal_of(shards)
@@ -234,6 +259,15 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(folder):
     assert "is damaged (config.json has" in refusal_of(folder)
     (folder / "manifest.json").unlink()
     assert load(folder).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_change_that_keeps_the_size_is_noticed_too(folder, name):
+    checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1})
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace("5", "4", 1))
+    assert (folder / name).read_text() != text
+    assert f"is damaged ({name} has changed" in refusal_of(folder)
 
 
 def test_a_checkpoint_without_its_optimizer_is_a_model(folder):
