@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.modeling_utils import is_local_dist_rank_0
@@ -26,6 +26,7 @@ from transformers.utils import cached_file
 
 from hugcoder import checkpoint
 from hugcoder.agreement import gather, num_ranks, patient_group
+from hugcoder.config_keys import check_keys
 from hugcoder.file_table import changed
 from hugcoder.files import MANIFEST
 from hugcoder.refusal import Refusal, told
@@ -76,6 +77,7 @@ def load_causal_lm(
         model = _load(name, dtype, attn_implementation, **(UNTIED if is_untied else {}))
         is_untied = is_untied or _is_untied(model)
         _check_dtypes(name, model)
+        _tell_unknown_keys(name, type(model.config))
         _check_numbers(name, model, dtype)
     except Refusal as refusal:
         error = refusal
@@ -297,6 +299,22 @@ def _check_dtypes(name: str, model: PreTrainedModel) -> None:
                         f"{key} in {path} is stored as {dtype}, which is no type of floats, and "
                         f"config.json has no quantization_config; {REPAIR}."
                     )
+
+
+def _tell_unknown_keys(name: str, config_class: type[PretrainedConfig]) -> None:
+    """Warn of the first key of a local config.json that has no effect, as a typo has none.
+
+    No refusal as for the config of a new model: the file came with weights, and files of other
+    releases hold keys that are no longer read.
+    """
+    path = Path(name) / "config.json"
+    if path.is_file():
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values.pop("quantization_config", None)
+        try:
+            check_keys(str(path), values, config_class)
+        except Refusal as refusal:
+            logger.warning("the model is read all the same, but %s", refusal)
 
 
 def _check_numbers(name: str, model: PreTrainedModel, dtype: torch.dtype) -> None:

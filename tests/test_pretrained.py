@@ -244,6 +244,14 @@ def test_a_config_of_no_causal_model_is_one_sentence(folder, config):
     assert f"{folder} cannot be loaded: " in refusal_of(folder)
 
 
+def test_a_key_of_a_models_config_that_has_no_effect_is_told_with_its_nearest(folder, caplog):
+    load(folder)
+    assert "config.json" not in caplog.text
+    configure(folder, rms_norm_epss=1e-3)
+    assert load(folder).config.rms_norm_eps != 1e-3
+    assert "llama has no setting 'rms_norm_epss' (did you mean 'rms_norm_eps'?)" in caplog.text
+
+
 def test_a_name_that_is_nowhere_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "nobody/nothing cannot be loaded: " in refusal_of("nobody/nothing")
