@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.modeling_utils import is_local_dist_rank_0
@@ -77,7 +77,7 @@ def load_causal_lm(
         model = _load(name, dtype, attn_implementation, **(UNTIED if is_untied else {}))
         is_untied = is_untied or _is_untied(model)
         _check_dtypes(name, model)
-        _tell_unknown_keys(name, type(model.config))
+        _tell_unknown_keys(name)
         _check_numbers(name, model, dtype)
     except Refusal as refusal:
         error = refusal
@@ -95,7 +95,8 @@ def load_causal_lm(
 def _is_untied(model: PreTrainedModel) -> bool:
     """Whether the config ties the output layer and the model as loaded does not."""
     output = model.get_output_embeddings()
-    if output is None or not getattr(model.config, "tie_word_embeddings", False):
+    is_tied = model._tied_weights_keys and getattr(model.config, "tie_word_embeddings", False)
+    if output is None or not is_tied:  # classes that tie nothing do not read the setting
         return False
     return output.weight is not model.get_input_embeddings().weight
 
@@ -292,7 +293,9 @@ def _check_dtypes(name: str, model: PreTrainedModel) -> None:
         if path.suffix != ".safetensors":
             continue
         with safe_open(path, "pt") as file:
-            for key in sorted(floats.intersection(file.keys())):
+            for key in file.keys():  # noqa: SIM118  (not a dict)
+                if key not in floats and not key.endswith(".weight"):
+                    continue  # a buffer; experts may have other names here than in the model
                 dtype = file.get_slice(key).get_dtype()
                 if dtype.startswith(("I", "U", "BOOL")):
                     raise Refusal(
@@ -301,18 +304,18 @@ def _check_dtypes(name: str, model: PreTrainedModel) -> None:
                     )
 
 
-def _tell_unknown_keys(name: str, config_class: type[PretrainedConfig]) -> None:
+def _tell_unknown_keys(name: str) -> None:
     """Warn of the first key of a local config.json that has no effect, as a typo has none.
 
     No refusal as for the config of a new model: the file came with weights, and files of other
     releases hold keys that are no longer read.
     """
     path = Path(name) / "config.json"
-    if path.is_file():
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values.pop("quantization_config", None)
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values.pop("quantization_config", None)
+    if values.get("model_type") in CONFIG_MAPPING:
         try:
-            check_keys(str(path), values, config_class)
+            check_keys(str(path), values, CONFIG_MAPPING[values["model_type"]])
         except Refusal as refusal:
             logger.warning("the model is read all the same, but %s", refusal)
 
