@@ -155,7 +155,7 @@ TWICE = {
     ("model_type", "values"), [(name, values) for name in TWICE for values in TWICE[name]], ids=str
 )
 def test_one_setting_under_two_names_must_have_one_value(model_type, values, tmp_path):
-    with pytest.raises(Refusal, match=rf"twice and differently, as {next(iter(values))}|n_\w+ "):
+    with pytest.raises(Refusal, match=rf"twice and differently, as .*{next(iter(values))}"):
         read_config(written(tmp_path, {"model_type": model_type} | values))
 
 
