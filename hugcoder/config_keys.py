@@ -40,6 +40,7 @@ COMMON_KEYS = {
     "prefix",
     "pretraining_tp",
     "pruned_heads",
+    "quantization_config",
     "rope_interleaved",
     "sep_token_id",
     "task_specific_params",
@@ -108,6 +109,7 @@ OLD_KEYS = {
     },
 }
 ROPE_KEYS = {"rope_scaling", "rope_theta", "rope_parameters", "partial_rotary_factor"}
+IN_WHOLE = {"rope_theta", "partial_rotary_factor"}  # which older files say beside the section
 ROPE_SECTIONS = ("rope_scaling", "rope_parameters")
 IN_ROPE = {"type", "mrope_section", "mscale_all_dim", "truncate", *RopeParameters.__annotations__}
 
@@ -118,15 +120,16 @@ def check_keys(
     config_class: type[PretrainedConfig],
     default: dict[str, Any] | None = None,
 ) -> None:
-    """Raises: Refusal at the first key that is not known, also in sections.
+    """Raises: Refusal at the first key that is not known or said twice, also in sections.
 
     Args: default: the section that the model type itself begins with; None = the whole config.
     """
-    if "quantization_config" in values:
+    if values.get("quantization_config") is not None:
         raise Refusal(
             f"{path} has a quantization_config, and quantized weights cannot be trained; take the "
             "section out."
         )
+    _check_doubles(path, values, config_class)
     known = known_keys(config_class)
     if default is None:
         default = _default_of(config_class)
@@ -143,6 +146,48 @@ def check_keys(
         elif key in config_class.sub_configs and isinstance(value, dict):
             section_class = _class_of_section(config_class, key, value)
             check_keys(f"{path}, {key}", value, section_class, default.get(key) or {})
+
+
+def _check_doubles(path: str, values: dict[str, Any], config_class: type[PretrainedConfig]) -> None:
+    """Refuse two names of one setting with different values, of which one would be left out."""
+    pairs = {
+        (standard, own): (values[standard], values[own])
+        for standard, own in config_class.attribute_map.items()
+        if standard in values and own in values
+    }
+    if values.get("dtype") is not None and values.get("torch_dtype") is not None:
+        dtypes = [str(values[name]).removeprefix("torch.") for name in ("dtype", "torch_dtype")]
+        pairs["dtype", "torch_dtype"] = tuple(dtypes)
+    sections = [name for name in ROPE_SECTIONS if values.get(name)]
+    if len(sections) == len(ROPE_SECTIONS):
+        pairs[ROPE_SECTIONS] = tuple(_positions(values[name]) for name in sections)
+    for section in sections:
+        for name in sorted(IN_WHOLE & {key for key in values if values[key] is not None}):
+            inside = _inside(values[section], name)
+            if inside and values[name] not in inside:
+                pairs[name, f"{section}.{name}"] = (values[name], inside[0])
+    for (one, other), (given, meant) in pairs.items():
+        if given != meant:
+            raise Refusal(
+                f"{path} says one setting twice and differently, as {one} {given!r} and as {other} "
+                f"{meant!r}; take one of them out."
+            )
+
+
+def _positions(section: Any) -> Any:
+    """A section of positions under today's names, without what may be said beside it."""
+    if not isinstance(section, dict):
+        return section
+    now = {"rope_type" if key == "type" else key: value for key, value in section.items()}
+    return {key: _positions(value) for key, value in now.items() if key not in IN_WHOLE}
+
+
+def _inside(section: Any, name: str) -> list[Any]:
+    """The values that a section of positions, or each type of layer in it, has for a setting."""
+    if not isinstance(section, dict):
+        return []
+    parts = [section, *(value for value in section.values() if isinstance(value, dict))]
+    return [part[name] for part in parts if part.get(name) is not None]
 
 
 def known_keys(config_class: type[PretrainedConfig]) -> set[str]:

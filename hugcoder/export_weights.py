@@ -5,11 +5,12 @@ the output; of ZeRO-1 and ZeRO-2, whose shards DeepSpeed joins at once, the whol
 safetensors of at most 5 GB each, config, tokenizer, and a manifest when all of it is there.
 """
 
+import hashlib
 import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from hugcoder import checkpoint
 from hugcoder.files import write_json
 from hugcoder.ownership import contents
+from hugcoder.pretrained import weight_files
 from hugcoder.refusal import Refusal, told
 from hugcoder.shards import whole_shape
 from hugcoder.tokenizer_files import copy_tokenizer
@@ -103,7 +105,11 @@ def _weights_of(source: Path) -> Weights:
     facts, shards = checkpoint.facts_of(source), source / checkpoint.MODEL_SHARDS
     if facts["engine"] == "DEEPSPEED" and facts.get("kind") != checkpoint.MODEL:
         return _in_zero(source)
-    return _in_shards(shards) if shards.is_dir() else _in_safetensors(source)
+    return (
+        _in_shards(shards)
+        if shards.is_dir()
+        else _in_safetensors(source, checkpoint.manifest_of(source)["files"])
+    )
 
 
 def _in_zero(source: Path) -> Weights:
@@ -136,11 +142,16 @@ def _in_shards(folder: Path) -> Weights:
     return Weights(shapes, read)
 
 
-def _in_safetensors(folder: Path) -> Weights:
-    """Weights in one safetensors file or several."""
+def _in_safetensors(folder: Path, among: Collection[str] | None = None) -> Weights:
+    """Weights in one safetensors file or in those that the index names, and in no other.
+
+    Args: among: names of the folder's manifest; None = it has none yet.
+    """
     files = {}
     shapes = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in weight_files(folder, among):
+        if path.suffix != ".safetensors" or not path.is_file():
+            continue
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  (not a dict)
                 part = file.get_slice(name)
@@ -217,6 +228,30 @@ def _compare(weights: Weights, model: PreTrainedModel, source: Path) -> None:
                 f"the weights of {source} are not those of its config.json: {wrong[0]} {what}"
                 f"{more}; give another checkpoint."
             )
+    _compare_twins(weights, saved, names, source)
+
+
+def _compare_twins(
+    weights: Weights, saved: dict[str, torch.Tensor], names: list[str], source: Path
+) -> None:
+    """Raises: Refusal when a tied weight is in the files twice, with different values.
+
+    Only one of the two would be written, and what was trained into the other would be lost.
+    """
+    for alias in sorted(weights.shapes.keys() - set(names)):
+        twin = next(name for name in names if saved[name] is saved[alias])
+        if _digest(weights, twin) != _digest(weights, alias):
+            raise Refusal(
+                f"the config.json of {source} ties {alias} to {twin}, and the files hold different "
+                "values for them; set tie_word_embeddings to false there, or give another "
+                "checkpoint."
+            )
+
+
+def _digest(weights: Weights, name: str) -> str:
+    """The hash of one tensor's bytes, so that two can be compared with one in memory."""
+    tensor = weights.read([name])[name]
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
 def _write_rest(source: Path, output_dir: Path, dtype: torch.dtype | None) -> None:

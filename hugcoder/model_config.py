@@ -54,6 +54,7 @@ def read_config(path: str) -> PretrainedConfig:
     model_type = values.pop("model_type", None)
     config_class = CONFIG_MAPPING[_checked_type(path, model_type)]
     check_keys(path, values, config_class)
+    values.pop("quantization_config", None)  # null, which older readers of the model trip over
     _check_dtype(path, values)
     try:
         with _rope_complaints() as complaints:

@@ -10,14 +10,15 @@ buffers of old releases) stays legal.
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 from transformers.modeling_utils import is_local_dist_rank_0
@@ -25,10 +26,14 @@ from transformers.utils import cached_file
 
 from hugcoder import checkpoint
 from hugcoder.agreement import gather, num_ranks, patient_group
+from hugcoder.config_keys import check_keys
+from hugcoder.file_table import changed
 from hugcoder.files import MANIFEST
 from hugcoder.refusal import Refusal, told
 from hugcoder.shards import local_part
 from hugcoder.zero import without_zero3
+
+logger = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs"
 PICKLE = b"\x80\x02"  # how files of torch.save began before they were zip archives
@@ -41,7 +46,10 @@ WEIGHTS = (  # in the order in which transformers looks for them
 SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 # What loading reads or copies; the optimizer of a checkpoint is not among it.
 READ_HERE = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+HASHED_HERE = (".json", ".jinja")  # a changed value in them may have the size of the one before
+MOST_HASHED = 64_000_000  # bytes
 NAMES_SHOWN = 3
+UNTIED = {"tie_word_embeddings": False}
 REPAIR = "download or export it again, or give another model"
 
 
@@ -56,18 +64,41 @@ def load_causal_lm(
     Args: name: a local folder or a hub name.
     Raises: Refusal when the files are not whole or are another model's.
     """
-    model, error = None, None
+    model, is_untied, error = None, False, None
     try:
         check_files(name)
         if is_deepspeed_zero3_enabled():
             with without_zero3():  # whose loading tells nothing of weights that are left over
-                _load(name, dtype, attn_implementation, device_map={"": "meta"})
-        model = _load(name, dtype, attn_implementation)
+                listed = _load(name, dtype, attn_implementation, device_map={"": "meta"})
+                # Shards have no values to compare, so that two different layers would become one.
+                is_untied = _is_untied(listed) and _is_untied(
+                    _load(name, dtype, attn_implementation)
+                )
+        model = _load(name, dtype, attn_implementation, **(UNTIED if is_untied else {}))
+        is_untied = is_untied or _is_untied(model)
+        _check_dtypes(name, model)
+        _tell_unknown_keys(name)
         _check_numbers(name, model, dtype)
     except Refusal as refusal:
         error = refusal
-    gather(None, error, patient_group() if num_ranks() > 1 else None)
+    if any(gather(is_untied, error, patient_group() if num_ranks() > 1 else None)):
+        logger.warning(
+            "%s: its config.json says tie_word_embeddings, but its weights hold an output layer "
+            "that differs from the embedding; both are kept, and tie_word_embeddings is false here",
+            name,
+        )
+        if model.config.tie_word_embeddings:  # also where only the first rank saw values
+            model = _load(name, dtype, attn_implementation, **UNTIED)
     return model
+
+
+def _is_untied(model: PreTrainedModel) -> bool:
+    """Whether the config ties the output layer and the model as loaded does not."""
+    output = model.get_output_embeddings()
+    is_tied = model._tied_weights_keys and getattr(model.config, "tie_word_embeddings", False)
+    if output is None or not is_tied:  # classes that tie nothing do not read the setting
+        return False
+    return output.weight is not model.get_input_embeddings().weight
 
 
 def check_files(name: str) -> None:
@@ -89,14 +120,24 @@ def check_files(name: str) -> None:
 
 
 def manifest_damage(folder: Path) -> str:
-    """What differs in size from our manifest, if there is one, of the files that loading reads."""
+    """What differs from our manifest, if there is one, of the files that loading reads.
+
+    Of large files only the size, because their content is read anyway and takes minutes to hash.
+    """
     if not (folder / MANIFEST).is_file():
         return ""
     reason = checkpoint.missing_from(folder)
     if "manifest" in reason:
         is_ours = b'"checksum"' in (folder / MANIFEST).read_bytes()
         return reason if is_ours else ""
-    return reason if reason.split(" ")[0].endswith(READ_HERE) else ""
+    if reason.split(" ")[0].endswith(READ_HERE):
+        return reason
+    small = {
+        name: facts
+        for name, facts in checkpoint.manifest_of(folder)["files"].items()
+        if name.endswith(HASHED_HERE) and facts["bytes"] < MOST_HASHED and (folder / name).is_file()
+    }
+    return changed(folder, small)
 
 
 def broken_file(folder: Path) -> str:
@@ -104,8 +145,8 @@ def broken_file(folder: Path) -> str:
     for path in (folder / name for name in (*SETTINGS, *WEIGHTS)):
         if path.suffix == ".json" and path.is_file() and (reason := _json_damage(path)):
             return f"{path} {reason}"
-    for path in _weight_files(folder):
-        if reason := _weights_damage(path):
+    for path, keys in weight_files(folder).items():
+        if reason := _weights_damage(path) or _other_keys(path, keys):
             return f"{path} {reason}"
     return ""
 
@@ -117,18 +158,42 @@ def _json_damage(path: Path) -> str:
         return f"is not JSON ({told(error)})"
     if not isinstance(values, dict):
         return "holds no JSON object"
-    files = values.get("weight_map", {}) if path.name in WEIGHTS else {}
-    is_map = isinstance(files, dict) and all(isinstance(file, str) for file in files.values())
-    return "" if is_map and (files or path.name not in WEIGHTS) else "names no files of weights"
+    return _index_damage(values) if path.name in WEIGHTS else ""
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers would read the weights from."""
-    first = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+def _index_damage(values: dict[str, Any]) -> str:
+    files = values.get("weight_map")
+    if not (isinstance(files, dict) and files and all(isinstance(f, str) for f in files.values())):
+        return "names no files of weights (its weight_map)"
+    is_whole = isinstance(values.get("metadata"), dict)
+    return "" if is_whole else "has no metadata, without which transformers does not read it"
+
+
+def weight_files(folder: Path, among: Collection[str] | None = None) -> dict[Path, set[str] | None]:
+    """The files that transformers would read the weights from, with the keys by the index.
+
+    Args: among: names, relative to the folder, beside which nothing is looked at; None = all.
+    """
+    names = [name for name in WEIGHTS if among is None or name in among]
+    first = next((folder / name for name in names if (folder / name).is_file()), None)
     if first is None or first.suffix != ".json":
-        return [first] if first else []
-    listed = json.loads(first.read_text(encoding="utf-8"))["weight_map"]
-    return [folder / name for name in sorted(set(listed.values()))]
+        return {first: None} if first else {}
+    keys = defaultdict(set)
+    for key, name in json.loads(first.read_text(encoding="utf-8"))["weight_map"].items():
+        keys[folder / name].add(key)
+    return dict(sorted(keys.items()))
+
+
+def _other_keys(path: Path, keys: set[str] | None) -> str:
+    """Whether a shard holds what the index does not give it; transformers reads all of it."""
+    if keys is None or path.suffix != ".safetensors":
+        return ""
+    with safe_open(path, "pt") as file:
+        found = set(file.keys())
+    if left_over := found - keys:
+        return f"holds {min(left_over)}, which the index does not say of it"
+    missing = keys - found
+    return f"lacks {min(missing)}, which the index says is in it" if missing else ""
 
 
 def _weights_damage(path: Path) -> str:
@@ -181,14 +246,19 @@ def _load(
 
 def _told_with_file(name: str, error: Exception) -> str:
     """The error's first line, with the file that is broken where one can be found."""
-    folder = Path(name)
-    if not folder.is_dir():
-        try:
-            folder = Path(cached_file(name, "config.json", local_files_only=True)).parent
-        except OSError:
-            return told(error)
-    found = broken_file(folder)
+    folder = _folder_of(name)
+    found = broken_file(folder) if folder else ""
     return f"{found} ({told(error)})" if found else told(error)
+
+
+def _folder_of(name: str) -> Path | None:
+    """Where the files of a model lie on this machine; None = nowhere yet."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(cached_file(name, "config.json", local_files_only=True)).parent
+    except OSError:
+        return None
 
 
 def _difference(info: dict[str, Any]) -> str:
@@ -207,6 +277,47 @@ def _difference(info: dict[str, Any]) -> str:
             verb = "is" if len(names) == 1 else "are"
             return f"{', '.join(names[:NAMES_SHOWN])}{more} {verb} {what}"
     return "; ".join(told(ValueError(message)) for message in info["error_msgs"])
+
+
+def _check_dtypes(name: str, model: PreTrainedModel) -> None:
+    """Raises: Refusal when a weight is stored as whole numbers, as in files that were quantized.
+
+    transformers casts them to floats without a word and without the scales that belong to them.
+    """
+    folder = _folder_of(name)
+    if folder is None or getattr(model.config, "quantization_config", None):
+        return
+    floats = {name for name, value in model.named_parameters() if value.is_floating_point()}
+    floats |= {name.removeprefix(f"{model.base_model_prefix}.") for name in floats}
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  (not a dict)
+                if key not in floats and not key.endswith(".weight"):
+                    continue  # a buffer; experts may have other names here than in the model
+                dtype = file.get_slice(key).get_dtype()
+                if dtype.startswith(("I", "U", "BOOL")):
+                    raise Refusal(
+                        f"{key} in {path} is stored as {dtype}, which is no type of floats, and "
+                        f"config.json has no quantization_config; {REPAIR}."
+                    )
+
+
+def _tell_unknown_keys(name: str) -> None:
+    """Warn of the first key of a local config.json that has no effect, as a typo has none.
+
+    No refusal as for the config of a new model: the file came with weights, and files of other
+    releases hold keys that are no longer read.
+    """
+    path = Path(name) / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values.pop("quantization_config", None)
+    if values.get("model_type") in CONFIG_MAPPING:
+        try:
+            check_keys(str(path), values, CONFIG_MAPPING[values["model_type"]])
+        except Refusal as refusal:
+            logger.warning("the model is read all the same, but %s", refusal)
 
 
 def _check_numbers(name: str, model: PreTrainedModel, dtype: torch.dtype) -> None:

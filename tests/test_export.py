@@ -158,3 +158,24 @@ def test_widths_that_are_not_the_configs_are_refused(runs, tmp_path):
     checkpoint.complete(source, checkpoint.facts_of(source))
     with pytest.raises(Refusal, match="has another shape"):
         export_checkpoint(source, tmp_path / "out")
+
+
+def test_a_tied_weight_that_is_there_twice_with_other_values_is_refused(runs, tmp_path):
+    source = shutil.copytree(runs.whole("ddp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    weights = load_file(source / "model.safetensors")
+    weights["lm_head.weight"] = 2 * weights["model.embed_tokens.weight"]
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    checkpoint.complete(source, checkpoint.facts_of(source))
+    with pytest.raises(Refusal, match=r"ties lm_head\.weight to model\.embed_tokens\.weight"):
+        export_checkpoint(source, tmp_path / "out")
+
+
+def test_a_file_beside_the_weights_is_not_exported_for_them(runs, tmp_path):
+    source = shutil.copytree(runs.whole("ddp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
+    own = load_file(source / "model.safetensors")
+    others = {name: torch.zeros_like(value) for name, value in own.items()}
+    save_file(others, source / "model_before.safetensors", metadata={"format": "pt"})
+    export_checkpoint(source, tmp_path / "out")
+    assert_same_weights(tensors(tmp_path / "out"), own)

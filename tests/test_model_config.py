@@ -138,6 +138,50 @@ def test_an_unknown_key_is_refused_with_its_nearest_known_one(right, typo, tmp_p
         read_config(path)
 
 
+TWICE = {
+    "gpt2": [{"n_layer": 2, "num_hidden_layers": 3}, {"n_embd": 64, "hidden_size": 32}],
+    "llama": [
+        {"dtype": "float32", "torch_dtype": "bfloat16"},
+        {"rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        {
+            "rope_scaling": {"type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values"), [(name, values) for name in TWICE for values in TWICE[name]], ids=str
+)
+def test_one_setting_under_two_names_must_have_one_value(model_type, values, tmp_path):
+    with pytest.raises(Refusal, match=rf"twice and differently, as .*{next(iter(values))}"):
+        read_config(written(tmp_path, {"model_type": model_type} | values))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values"),
+    [
+        ("gpt2", {"n_layer": 2, "num_hidden_layers": 2}),
+        ("llama", {"dtype": "float32", "torch_dtype": "float32"}),
+        ("llama", {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e4}}),
+        ("llama", {"rope_scaling": None, "rope_parameters": {"rope_theta": 1e4}}),
+        (
+            "llama",
+            {
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+            },
+        ),
+        ("llama", {"quantization_config": None}),
+    ],
+    ids=str,
+)
+def test_one_value_under_two_names_and_an_empty_section_pass(model_type, values, tmp_path):
+    config = read_config(written(tmp_path, {"model_type": model_type} | values))
+    assert "quantization_config" not in json.loads(config.to_json_string())
+
+
 def test_another_model_types_name_for_a_setting_is_unknown(tmp_path):
     """n_layer is GPT-2's; here it would leave 32 layers."""
     with pytest.raises(Refusal, match="qwen3 has no setting 'n_layer'"):

@@ -97,6 +97,33 @@ def test_a_tied_output_layer_may_be_saved_twice_or_once(folder):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_an_output_layer_of_its_own_is_not_lost_to_a_config_that_ties_it(folder, tmp_path, caplog):
+    own = 2 * load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    change_weights(folder, lambda w: w.update({"lm_head.weight": own}))
+    model = load(folder)
+    assert model.config.tie_word_embeddings is False
+    assert f"{folder}: its config.json says tie_word_embeddings" in caplog.text
+    model.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors")["lm_head.weight"].equal(own)
+    assert load(tmp_path / "again").lm_head.weight.equal(own)
+
+
+@pytest.mark.parametrize("engine", ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"])
+def test_every_engine_trains_and_saves_an_untied_output_layer(engine, tiny, tmp_path):
+    if not (tiny.folder / "source").is_dir():
+        tiny.run("source", max_steps=1)
+    model = shutil.copytree(tiny.folder / "source" / "model", tmp_path / "model")
+    (model / "manifest.json").unlink()
+    own = 2 * load_file(model / "model.safetensors")["model.embed_tokens.weight"]
+    change_weights(model, lambda w: w.update({"lm_head.weight": own}))
+    configure(model, tie_word_embeddings=True)
+    words = {"config_file": None, "model_name_or_path": model, "max_steps": 1}
+    tiny.run(tmp_path / "next", engine, **words, learning_rate=0)
+    after = tmp_path / "next" / "model"
+    assert json.loads((after / "config.json").read_text())["tie_word_embeddings"] is False
+    assert load_file(after / "model.safetensors")["lm_head.weight"].equal(own)
+
+
 def test_buffers_of_old_releases_are_ignored_as_transformers_does(folder):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change_weights(folder, lambda w: w.update({name: torch.ones(4)}))
@@ -108,6 +135,13 @@ def test_weights_that_are_no_numbers_are_refused(folder, value):
     change_weights(folder, lambda w: w["model.norm.weight"][3:4].fill_(value))
     assert "model.norm.weight of" in refusal_of(folder)
     assert "nan or infinite as float32" in refusal_of(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.bool])
+def test_weights_that_are_stored_as_whole_numbers_are_refused(folder, dtype):
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_weights(folder, lambda w: w.update({name: w[name].to(dtype)}))
+    assert f"{name} in {folder / 'model.safetensors'} is stored as " in refusal_of(folder)
 
 
 def test_weights_that_half_precision_cannot_hold_are_refused(folder):
@@ -170,7 +204,25 @@ def test_an_index_that_leaves_a_file_out_does_not_hide_its_weights(shards):
     assert "missing in the files" in refusal_of(shards)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": {"a": 1}}'])
+def test_a_shard_with_other_weights_than_the_index_gives_it_is_named(shards):
+    path = shards / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    given = index["weight_map"]
+    files = list(given.values())
+    name, file = next((n, f) for n, f in given.items() if files.count(f) > 1)
+    less = {other: f for other, f in given.items() if other != name}
+    path.write_text(json.dumps(index | {"weight_map": less}))
+    assert f"{file} holds {name}, which the index does not say" in refusal_of(shards)
+    path.write_text(json.dumps(index | {"weight_map": given | {"another": file}}))
+    assert f"{file} lacks another, which the index says" in refusal_of(shards)
+
+
+NO_METADATA = '{"weight_map": {"a": "b.safetensors"}}'
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": {"a": 1}}', '{"metadata": {}}', NO_METADATA]
+)
 def test_an_index_that_is_none_is_named(shards, content):
     (shards / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in refusal_of(shards)
@@ -192,6 +244,14 @@ def test_a_config_of_no_causal_model_is_one_sentence(folder, config):
     assert f"{folder} cannot be loaded: " in refusal_of(folder)
 
 
+def test_a_key_of_a_models_config_that_has_no_effect_is_told_with_its_nearest(folder, caplog):
+    load(folder)
+    assert "config.json" not in caplog.text
+    configure(folder, rms_norm_epss=1e-3)
+    assert load(folder).config.rms_norm_eps != 1e-3
+    assert "llama has no setting 'rms_norm_epss' (did you mean 'rms_norm_eps'?)" in caplog.text
+
+
 def test_a_name_that_is_nowhere_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "nobody/nothing cannot be loaded: " in refusal_of("nobody/nothing")
@@ -207,6 +267,15 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(folder):
     assert "is damaged (config.json has" in refusal_of(folder)
     (folder / "manifest.json").unlink()
     assert load(folder).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_change_that_keeps_the_size_is_noticed_too(folder, name):
+    checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1})
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace("5", "4", 1))
+    assert (folder / name).read_text() != text
+    assert f"is damaged ({name} has changed" in refusal_of(folder)
 
 
 def test_a_checkpoint_without_its_optimizer_is_a_model(folder):
