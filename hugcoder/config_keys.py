@@ -9,6 +9,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -198,7 +199,16 @@ def known_keys(config_class: type[PretrainedConfig]) -> set[str]:
     for parent in config_class.__mro__[: config_class.__mro__.index(PretrainedConfig)]:
         looked_for = r"""kwargs\.(?:pop|get)\(\s*["'](\w+)["']"""
         known |= set(re.findall(looked_for, inspect.getsource(parent)))
+    known |= _read_by_model(config_class)
     return known | ROPE_KEYS if known & ROPE_KEYS else known
+
+
+def _read_by_model(config_class: type[PretrainedConfig]) -> set[str]:
+    """Keys that only the model's code asks for, as StarCoder2's for head_dim."""
+    place = Path(inspect.getfile(config_class))
+    model = place.with_name(place.name.replace("configuration_", "modeling_"))
+    source = model.read_text(encoding="utf-8") if model.is_file() else ""
+    return set(re.findall(r"""getattr\(\s*(?:self\.)?config,\s*["'](\w+)["']""", source))
 
 
 def _default_of(config_class: type[PretrainedConfig]) -> dict[str, Any]:

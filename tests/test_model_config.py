@@ -257,6 +257,14 @@ def test_values_that_make_no_model_are_one_sentence_with_the_file(change, tmp_pa
     assert "\n" not in str(refused.value)
 
 
+def test_a_key_that_only_the_models_code_asks_for_is_taken(tmp_path):
+    values = json.loads(small_config("starcoder2").to_json_string()) | {"head_dim": 32}
+    config = read_config(written(tmp_path, values))
+    assert config.head_dim == 32
+    with pytest.raises(Refusal, match="no setting 'head_dims'"):
+        read_config(written(tmp_path, values | {"head_dims": 32}))
+
+
 def test_heads_that_cannot_share_keys_are_named(tmp_path):
     with pytest.raises(Refusal, match="num_attention_heads 4 is no multiple of num_key_value_head"):
         read_config(changed(tmp_path, num_attention_heads=4, num_key_value_heads=3))
