@@ -5,9 +5,16 @@ import io
 
 import pytest
 import torch
+from torch.optim import _muon
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
-from hugcoder.optimizer import MuonWithAdamW, hidden_matrices, make_muon
+from hugcoder import hardware
+from hugcoder.optimizer import (
+    MuonWithAdamW,
+    hidden_matrices,
+    make_muon,
+    orthogonalized_in_float32,
+)
 
 SETTINGS = {
     "muon_learning_rate": 0.02,
@@ -187,3 +194,24 @@ def test_a_closure_is_refused(model):
     optimizer: MuonWithAdamW = make_muon(model, **SETTINGS)
     with pytest.raises(RuntimeError, match="takes no closure"):
         optimizer.step(lambda: 0.0)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 96), (96, 48)])
+def test_muon_without_bf16_is_muon_to_the_rounding_of_bf16(shape):
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    words = (grad, (3.4445, -4.775, 2.0315), 5, 1e-7)
+    ours, theirs = orthogonalized_in_float32(*words), _muon._zeropower_via_newtonschulz(*words)
+    assert ours.dtype == torch.float32
+    assert (ours - theirs.float()).norm() < 0.03 * ours.norm()
+
+
+def test_a_processor_without_bf16_steps_in_float32(model, monkeypatch):
+    """Symptom: ten seconds a step, all of them emulated bf16 products of Muon."""
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", _muon._zeropower_via_newtonschulz)
+    monkeypatch.setattr(hardware, "processor_has_bf16", lambda: True)
+    theirs = _muon._zeropower_via_newtonschulz
+    make_muon(model, **SETTINGS)
+    assert _muon._zeropower_via_newtonschulz is theirs
+    monkeypatch.setattr(hardware, "processor_has_bf16", lambda: False)
+    make_muon(model, **SETTINGS)
+    assert _muon._zeropower_via_newtonschulz is orthogonalized_in_float32
