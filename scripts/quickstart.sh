@@ -13,7 +13,7 @@ question='from hugcoder import hardware; print(hardware.processor_has_bf16(), ha
 read -r has_bf16 compiler < <(python -c "$question")
 flags=()
 if [ "$has_bf16" = False ]; then
-    echo "this processor has no bf16 instructions: training in float32, about half as fast"
+    echo "this processor has no bf16 instructions: training in float32, two to three times slower"
     flags+=(--bf16 false)
 fi
 if [ -n "$compiler" ]; then
