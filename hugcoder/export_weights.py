@@ -58,10 +58,14 @@ def export_checkpoint(
     if contents(output_dir):
         raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
     weights, model = _weights_of(source), _model_of(source)
-    _compare(weights, model, source)
     expected = weight_shapes(model)
+    names = list(expected)
+    if _are_renamed(weights, expected):
+        names = sorted(weights.shapes)
+    else:
+        _compare(weights, model, source)
     output_dir.mkdir(parents=True, exist_ok=True)
-    _write_weights(weights, list(expected), output_dir, dtype, max_file_bytes)
+    _write_weights(weights, names, output_dir, dtype, max_file_bytes)
     _write_rest(source, output_dir, dtype)
     complete_model(output_dir, expected, checkpoint.facts_of(source))
 
@@ -208,6 +212,15 @@ def _model_of(source: Path) -> PreTrainedModel:
         raise Refusal(f"no model can be made of {source / 'config.json'}: {told(error)}.") from None
     model.tie_weights()
     return model
+
+
+def _are_renamed(weights: Weights, expected: dict[str, torch.Size]) -> bool:
+    """Whether transformers has saved the experts of a model under other names, in other pieces.
+
+    It puts them together again when it reads them, so they are written as they are.
+    """
+    found = {name: tensor.shape for name, tensor in weights.shapes.items()}
+    return bool(expected.keys() - found.keys()) and _count(found) == _count(expected)
 
 
 def _compare(weights: Weights, model: PreTrainedModel, source: Path) -> None:

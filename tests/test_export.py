@@ -10,6 +10,7 @@ from rank_programs_init import LiveBytes
 from ranks import variant
 from run_in_ranks import TinyRun, assert_same_weights
 from safetensors.torch import load_file, save_file
+from tiny_models import small_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import export
@@ -179,3 +180,17 @@ def test_a_file_beside_the_weights_is_not_exported_for_them(runs, tmp_path):
     save_file(others, source / "model_before.safetensors", metadata={"format": "pt"})
     export_checkpoint(source, tmp_path / "out")
     assert_same_weights(tensors(tmp_path / "out"), own)
+
+
+def test_experts_that_transformers_saves_under_other_names_are_exported(runs, tmp_path):
+    """Symptom: a KeyError for every checkpoint of such a model that no engine had sharded."""
+    config = tmp_path / "moe.json"
+    config.write_text(small_config("qwen3_moe").to_json_string())
+    run = runs.whole(max_steps=2, config_file=config, residual_init="normal")
+    export.main(words(run / "checkpoint-2", tmp_path / "exported"))
+    assert_same_weights(tensors(tmp_path / "exported"), tensors(run / "model"))
+    loaded, expected = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "exported", run / "model")
+    )
+    assert_same_weights(loaded, expected)
