@@ -103,6 +103,16 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def busy_seconds() -> float:
+    """Seconds that the cores of this machine were at work since it started, summed over them; what
+    the host of a virtual machine took away counts too.
+    """
+    import psutil
+
+    times = psutil.cpu_times()
+    return sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0)
+
+
 def flops_per_token(
     num_parameters: int, num_layers: int, attention_width: int, row_length: int
 ) -> float:

@@ -1,14 +1,50 @@
-"""Tokens per second, MFU and memory of the steps since the last log line.
+"""Tokens per second, MFU, memory and share of the cores of the steps since the last log line.
 
 Time spent in evaluation and saving does not count. Reads the clock only where the Trainer has just
 synchronised with the device for its own log line.
 """
 
+import logging
+import os
 import time
 
+import numpy as np
+import torch
 from transformers import TrainerCallback
 
 from hugcoder import hardware
+
+logger = logging.getLogger(__name__)
+
+# A run whose threads get less than this share of a full machine is told of its neighbours
+# (benchmarks/neighbours_cpu.md).
+LEAST_CPU_SHARE = 0.7
+FULL = 0.9  # share of all cores that are busy
+
+
+class Clock:
+    """Seconds of the wall, of this process on the cores and of all programs on them, without those
+    of pauses.
+    """
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self._paused = self._now(), np.zeros(3)
+
+    @staticmethod
+    def _now() -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time(), hardware.busy_seconds()])
+
+    def pause(self) -> None:
+        self._pause_began = self._now()
+
+    def go_on(self) -> None:
+        self._paused += self._now() - self._pause_began
+
+    def read(self) -> tuple[float, float, float]:
+        return tuple((self._now() - self._began - self._paused).tolist())
 
 
 class Throughput(TrainerCallback):
@@ -18,29 +54,23 @@ class Throughput(TrainerCallback):
         self.tokens_per_step = tokens_per_step
         self.flops_per_token = flops_per_token
         self.num_devices = num_devices
-        self._since = time.perf_counter()
-        self._paused = 0.0
-        self._pause_began = 0.0
+        self._clock = Clock()
         self._last_step = 0
+        self._has_told_of_neighbours = False
+        # evaluation and saving do not count
+        self.pause, self.go_on = self._clock.pause, self._clock.go_on
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._restart(state.global_step)
 
     def _restart(self, step: int) -> None:
-        self._since, self._paused, self._last_step = time.perf_counter(), 0.0, step
-
-    def pause(self) -> None:
-        """Stop the clock, for evaluation and saving."""
-        self._pause_began = time.perf_counter()
-
-    def go_on(self) -> None:
-        """Start the clock again."""
-        self._paused += time.perf_counter() - self._pause_began
+        self._clock.restart()
+        self._last_step = step
 
     def read(self, step: int) -> dict[str, float]:
         """Metrics of the steps since the last reading; none when there were no steps."""
         num_steps = step - self._last_step
-        seconds = time.perf_counter() - self._since - self._paused
+        seconds, own, busy = self._clock.read()
         self._restart(step)
         if num_steps <= 0 or seconds <= 0:
             return {}
@@ -50,6 +80,24 @@ class Throughput(TrainerCallback):
             "tokens_per_second_per_device": rate / self.num_devices,
             "memory_gib": hardware.peak_memory_bytes() / 2**30,
         }
+        if not torch.cuda.is_available():
+            metrics["cpu_share"] = own / seconds / torch.get_num_threads()
+            if metrics["cpu_share"] < LEAST_CPU_SHARE and busy > FULL * seconds * os.cpu_count():
+                self._tell_of_neighbours(step, metrics["cpu_share"])
         if peak := hardware.peak_flops():
             metrics["mfu"] = rate / self.num_devices * self.flops_per_token / peak
         return metrics
+
+    def _tell_of_neighbours(self, step: int, cpu_share: float) -> None:
+        """Say once why it is slow."""
+        if self._has_told_of_neighbours:
+            return
+        self._has_told_of_neighbours = True
+        logger.warning(
+            "step %s: all cores are busy, and the %s threads of this process had %.0f %% of the "
+            "time they ask for; other programs or the machine's host take the rest (see `top`), "
+            "and threads that wait for each other lose more than that",
+            f"{step:,}",
+            torch.get_num_threads(),
+            cpu_share * 100,
+        )
