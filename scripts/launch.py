@@ -24,20 +24,27 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is there, not the reposit
 from hugcoder.last_words import BY_LAUNCHER  # noqa: E402
 from hugcoder.refusal import EXIT_HUNG, EXIT_REFUSED, EXIT_STOPPED, told  # noqa: E402
 
-TOKEN_STORE = "data/corpus-tokens"  # where nobody says another; `python -m data_prep tokenize`
+RECIPE = "configs/recipes/pretrain_7b.yaml"  # where nobody names another
+TOKEN_STORE = "data/corpus-tokens"  # the same; made by `python -m data_prep tokenize`
 SHOW = "show"  # in place of a launcher: print a setting of the words
 
 
 def main(argv: list[str]) -> int:
     if len(argv) < 2 or argv[0] not in ("torchrun", "accelerate", SHOW):
-        return fail("give torchrun or accelerate, then its words, train.py and its words", 2)
+        what = "give torchrun or accelerate, then its words, train.py and its words"
+        return fail(what, EXIT_REFUSED)
     launcher, *words = argv
     if "--" in words:
         at = words.index("--")
+        if {"-h", "--help"} & set(words[at:]):  # once, not by each rank
+            return subprocess.call([sys.executable, str(ROOT / "train.py"), "--help"])
         words[at:] = user_words(words[at + 1 :], os.environ, Path.cwd())
     if launcher == SHOW:
         print(setting(words[1:], words[0]))
         return 0
+    for name in ("nproc_per_node", "num_processes"):
+        if (given := flags_of(words).get(name, "1")).lstrip("-").isdecimal() and int(given) < 1:
+            return fail(f"--{name} {given} (NUM_GPUS) starts nothing; give 1 or more", EXIT_REFUSED)
     os.chdir(ROOT)
     os.environ[BY_LAUNCHER] = "1"
     return launch(launcher, words)
@@ -54,18 +61,20 @@ def user_words(given: Sequence[str], environment: dict[str, str], folder: Path) 
         environment: RECIPE, TOKEN_STORE and OUTPUT_DIR; the latter two win over a recipe.
         folder: where recipes are looked for before the repository.
     """
-    split = next((at for at, word in enumerate(given) if word.startswith("-")), len(given))
-    recipes, flags = list(given[:split]), list(given[split:])
-    recipes = recipes or [environment[name] for name in ("RECIPE",) if environment.get(name)]
-    recipes = [found_from(folder, recipe) for recipe in recipes]
-    name = Path(recipes[0]).stem if recipes else "pretrain"
-    for setting_name, default in (("token_store", TOKEN_STORE), ("output_dir", f"runs/{name}")):
-        value = environment.get(setting_name.upper())
-        if setting_name in flags_of(flags):
-            continue
-        if value or setting_name not in settings_of(recipes):
-            flags += [f"--{setting_name}", value or default]
+    named = recipes_of(given)
+    flags = list(given[len(named) :])
+    recipes = [found_from(folder, one) for one in named or [environment.get("RECIPE", RECIPE)]]
+    run = f"runs/{Path(recipes[0]).stem}"
+    for name, default in (("token_store", TOKEN_STORE), ("output_dir", run)):
+        value = environment.get(name.upper())
+        if name not in flags_of(flags) and (value or name not in settings_of(recipes)):
+            flags += [f"--{name}", value or default]
     return recipes + flags
+
+
+def recipes_of(words: Sequence[str]) -> list[str]:
+    """The words before the first flag."""
+    return list(itertools.takewhile(lambda word: not word.startswith("-"), words))
 
 
 def found_from(folder: Path, recipe: str) -> str:
@@ -101,8 +110,7 @@ def settings_of(recipes: Sequence[str]) -> dict[str, str]:
 
 def setting(words: Sequence[str], name: str) -> str:
     """What recipes and flags say about one setting, "" where they say nothing."""
-    recipes = [word for word in words if word.endswith((".yaml", ".yml"))]
-    return str((settings_of(recipes) | flags_of(words)).get(name, ""))
+    return str((settings_of(recipes_of(words)) | flags_of(words)).get(name, ""))
 
 
 # ---- launching -----------------------------------------------------------------------------------
@@ -126,7 +134,7 @@ def launch(launcher: str, words: list[str]) -> int:
         return exit_code(-error.sigval)
     except (ConnectionError, DistError, RendezvousError) as error:
         return fail(f"the processes cannot meet: {told(error)}", 1)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return fail(f"{launcher} cannot start them: {told(error)}", EXIT_REFUSED)
     return 0
 

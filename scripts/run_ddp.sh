@@ -13,6 +13,7 @@
 set -euo pipefail
 
 export RECIPE=${RECIPE:-configs/recipes/pretrain_1b.yaml} # EDIT: or name recipes as the first words
-NUM_GPUS=${NUM_GPUS:-8}                                 # EDIT
+NUM_GPUS=${NUM_GPUS:-8}                                   # EDIT
 
-exec python "$(dirname "$0")/launch.py" accelerate --config_file configs/ddp.yaml --num_processes "$NUM_GPUS" train.py -- "$@"
+exec python "$(dirname "$0")/launch.py" accelerate --config_file configs/ddp.yaml --num_processes "$NUM_GPUS" \
+    train.py -- "$@"

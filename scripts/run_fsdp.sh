@@ -13,6 +13,7 @@
 set -euo pipefail
 
 export RECIPE=${RECIPE:-configs/recipes/pretrain_7b.yaml} # EDIT: or name recipes as the first words
-NUM_GPUS=${NUM_GPUS:-8}                                 # EDIT
+NUM_GPUS=${NUM_GPUS:-8}                                   # EDIT
 
-exec python "$(dirname "$0")/launch.py" torchrun --standalone --nproc_per_node "$NUM_GPUS" train.py configs/recipes/fsdp.yaml -- "$@"
+exec python "$(dirname "$0")/launch.py" torchrun --standalone --nproc_per_node "$NUM_GPUS" \
+    train.py configs/recipes/fsdp.yaml -- "$@"
