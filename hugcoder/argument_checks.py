@@ -49,7 +49,8 @@ def check_arguments(
     if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
         raise Refusal(
             "fsdp was asked for, but this is one process and there is nothing to shard over; start "
-            "it with torchrun or accelerate on several GPUs, or leave fsdp out."
+            "it with torchrun or accelerate, one process a GPU (torchrun --nproc_per_node 1 where "
+            "an FSDP checkpoint is to go on with one), or leave fsdp out."
         )
     if data.held_out_rows == 0 and training.eval_on_start:
         raise Refusal("eval_on_start true needs held-out rows, and held_out_rows is 0; give some.")

@@ -19,11 +19,12 @@ from hugcoder import hardware
 from hugcoder.batch_size import rows_at_a_time
 from hugcoder.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.cpu_engines import prepare_cpu_engines
+from hugcoder.hybrid import settle_copies
 from hugcoder.launched import launched_processes, launched_rank, uses
 from hugcoder.ranges import COUNT_OR_NONE, Range, check_ranges
 from hugcoder.recipe import assignments
 from hugcoder.refusal import Refusal
-from hugcoder.schedule import check_schedule, settle_schedule
+from hugcoder.schedule import check_schedule, settle_intervals, settle_schedule
 from hugcoder.setting_checks import check_settings
 
 MOST_STEPS = 10**9
@@ -251,7 +252,8 @@ class PretrainArguments(TrainingArguments):
         self._settle_epochs()
         check_settings(self)
         self._check_guards()
-        prepare_cpu_engines(fsdp=bool(self.fsdp))  # the process group is made in super()
+        settle_copies()  # accelerate reads them, and the process group is made, in super()
+        prepare_cpu_engines(fsdp=bool(self.fsdp))
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._check_precision()
         self._settle_batch(launched_processes())
@@ -360,3 +362,4 @@ class PretrainArguments(TrainingArguments):
             )
             check_schedule(self)
         settle_schedule(self)
+        settle_intervals(self)

@@ -261,8 +261,9 @@ def check_engine(folder: Path, now: str, is_sharded: bool) -> None:
     if then != now and not {then, now} <= UNSHARDED:
         raise Refusal(
             f"{folder} was written by the engine {then} and this is {now}, which cannot read its "
-            "state; start it with the same engine, or begin anew from its weights: python "
-            f"export.py {folder} --output_dir FOLDER, then --model_name_or_path FOLDER."
+            f"state; start it with the same engine{_how_to_start(then)}, or begin anew from its "
+            f"weights: python export.py {folder} --output_dir FOLDER, then --model_name_or_path "
+            "FOLDER."
         )
     if now == "FSDP" and is_sharded != (folder / MODEL_SHARDS).is_dir():
         this, that = ("SHARDED", "FULL") if is_sharded else ("FULL", "SHARDED")
@@ -270,6 +271,17 @@ def check_engine(folder: Path, now: str, is_sharded: bool) -> None:
             f"{folder} was written with fsdp_state_dict_type {that}_STATE_DICT and this is "
             f"{this}_STATE_DICT, which reads other files; set it as it was."
         )
+
+
+def _how_to_start(engine: str) -> str:
+    """How a sharding engine is started, on one process too."""
+    if engine == "FSDP":
+        how = "torchrun --nproc_per_node 1 train.py RECIPE.yaml configs/recipes/fsdp.yaml"
+    elif engine == "DEEPSPEED":
+        how = "accelerate launch --config_file configs/deepspeed.yaml --num_processes 1 train.py"
+    else:
+        return ""
+    return f" ({how} ..., on one process as on many)"
 
 
 def saves_shards(trainer: "PretrainTrainer") -> bool:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hugcoder import last_words
+
 EXIT_REFUSED = 2  # starting again is of no use before the user has done what the sentence says
 EXIT_STOPPED = 75  # stopped on request with a complete checkpoint; start again to go on
 EXIT_HUNG = 76  # nothing moved for hang_timeout_minutes; the stacks are in the run folder
@@ -78,5 +80,5 @@ def program_name() -> str:
 
 
 def _end(sentence: str) -> None:
-    sys.stderr.write(f"{program_name()}: error: {sentence}\n")
+    last_words.say(f"{program_name()}: error: {sentence}")
     sys.exit(EXIT_REFUSED)

@@ -1,4 +1,7 @@
-"""The learning rate's schedule: what its settings become, and that each step has a rate."""
+"""The learning rate's schedule: what its settings become, and that each step has a rate.
+
+Also the other settings that are shares of the run's steps.
+"""
 
 import math
 import re
@@ -40,6 +43,18 @@ def settle_schedule(arguments: "PretrainArguments") -> None:
     elif arguments.lr_scheduler_type == SchedulerType.COSINE and arguments.min_lr_ratio:
         arguments.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
         arguments.lr_scheduler_kwargs = {"min_lr_rate": arguments.min_lr_ratio} | given
+
+
+def settle_intervals(arguments: "PretrainArguments") -> None:
+    """Turn shares of the run into the steps they are, as transformers does; needs a settled length.
+
+    It does so in its own state alone, which then never is what a checkpoint says, and warns of that
+    whenever a run goes on.
+    """
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        value = getattr(arguments, name)
+        if value is not None and 0 < value < 1:
+            setattr(arguments, name, math.ceil(arguments.max_steps * value))
 
 
 def check_schedule(arguments: "PretrainArguments") -> None:

@@ -145,6 +145,7 @@ class PretrainTrainer(Trainer):
         given = None if self.is_deepspeed_enabled else resume_from_checkpoint
         prepared = super()._prepare_for_training(max_steps, train_dataloader, given)
         if self.is_deepspeed_enabled:
+            zero.keep_hooks_from_compiling(self.deepspeed)
             zero.guard_engine(self.deepspeed, self.gradient_guard.judge)
             if resume_from_checkpoint:
                 self._resume_zero(Path(resume_from_checkpoint))

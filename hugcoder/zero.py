@@ -79,6 +79,21 @@ def without_zero3() -> Iterator[None]:
         deepspeed.set_hf_deepspeed_config(config)
 
 
+def keep_hooks_from_compiling(engine: Any) -> None:
+    """Let torch.compile call the hooks of stage 3 as they are.
+
+    DeepSpeed 0.19.8 says so of those before a module and forgets those behind it, which belong to
+    one module each: they would be compiled once for each until torch gives up, with 8 lines of
+    recompile_limit for every kind of hook.
+    """
+    if not engine.is_compiled or engine.zero_optimization_stage() < 3:
+        return
+    warn_of_another_release("deepspeed")
+    for module in engine.module.modules():
+        for number, hook in module._forward_hooks.items():
+            module._forward_hooks[number] = torch.compiler.disable(hook)
+
+
 # ---- guard -----------------------------------------------------------------------------------
 
 

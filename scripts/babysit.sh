@@ -4,8 +4,8 @@
 #   scripts/babysit.sh RUN_FOLDER COMMAND...
 # The command goes on from its last complete checkpoint by itself. Ends with
 #   0   finished
-#   2   refused, a person has to act; also when the command ended twice before the run began, as it
-#       does for a mistake in its words (launchers turn every exit code into 1)
+#   2   refused, a person has to act; also when the command ended twice before the run began, as bare
+#       torchrun and accelerate do for a mistake in its words (they turn every exit code into 1)
 #   75  stopped on request: RUN_FOLDER/STOP, or a signal to this script, which is passed on
 #   143 stopped by a signal while nothing ran; another code of the command's own when it did not save
 #   1   given up: MAX_RESTARTS restarts brought no new checkpoint

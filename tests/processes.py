@@ -6,6 +6,7 @@ of what it has started, in sessions of their own too (torchrun, `set -m`), so al
 mark in its environment.
 """
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
 
 import psutil
 
@@ -91,3 +94,12 @@ def run(
     finally:
         end(process)
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+def launch_py() -> ModuleType:
+    """scripts/launch.py, which is a program, as a module."""
+    path = Path(__file__).resolve().parents[1] / "scripts" / "launch.py"
+    spec = importlib.util.spec_from_file_location("launch", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -145,11 +145,6 @@ def without_none(values: dict) -> dict:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def hsdp_of_four(folder: Path) -> Path:
-    """configs/hsdp.yaml with two copies of two shards."""
-    return variant(folder, "hsdp.yaml", parallelism_config={"parallelism_config_dp_shard_size": 2})
-
-
 def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

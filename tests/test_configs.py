@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
 import processes
 import pytest
 import yaml
+from processes import launch_py
 
 from hugcoder.recipe import parse
 
@@ -134,22 +136,56 @@ def test_every_model_config_is_of_one_family():
 
 
 @pytest.mark.parametrize("script", LAUNCHERS)
-def test_a_launcher_starts_train_py_with_words_that_parse(script, tmp_path, monkeypatch):
-    for name in ("accelerate", "torchrun"):  # stand-ins that print the words they are given
-        program = tmp_path / name
-        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-        program.chmod(0o755)
-    command = ["bash", str(ROOT / "scripts" / script), "--learning_rate", "2e-4"]
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    printed = processes.run(command, timeout=60, env=environment)
-    assert printed.returncode == 0, printed.stderr
-    words = printed.stdout.splitlines()
-    at = words.index("train.py")
-    assert "8" in words[:at]
-    _, data, training = parse_pretraining(words[at + 1 :], monkeypatch)
+@pytest.mark.parametrize("behind", [[], ["configs/recipes/try_small.yaml"]])
+def test_a_launcher_starts_train_py_with_words_that_parse(script, behind, tmp_path, monkeypatch):
+    own = "pretrain_1b" if script == "run_ddp.sh" else "pretrain_7b"
+    given = [f"configs/recipes/{own}.yaml", *behind] if behind else []
+    words = words_for_train([script, *given, "--learning_rate", "2e-4"], tmp_path)
+    _, data, training = parse_pretraining(words, monkeypatch)
     assert training.learning_rate == 2e-4
+    assert bool(training.fsdp) == (script == "run_fsdp.sh")
+    assert data.token_store == "data/corpus-tokens"
+    if behind:
+        assert training.output_dir == "runs/try_small"
+        return
+    assert training.output_dir == f"runs/{own}"
     # the arithmetic in the script's head
     assert training.global_batch_size * data.max_seq_length == 524_288
+
+
+def words_for_train(command: list[str], folder: Path, **environment) -> list[str]:
+    """What a launcher script gives train.py, by a python that prints the words it is given."""
+    program = folder / "python"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$RECIPE" "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"} | environment
+    words = ["bash", str(ROOT / "scripts" / command[0]), *command[1:]]
+    printed = processes.run(words, timeout=60, env=environment, cwd=ROOT)
+    assert printed.returncode == 0, printed.stderr
+    recipe, *words = printed.stdout.splitlines()
+    at, end = words.index("train.py"), words.index("--")
+    assert "8" in words[:at]
+    given = launch_py().user_words(words[end + 1 :], environment | {"RECIPE": recipe}, ROOT)
+    return words[at + 1 : end] + given
+
+
+@pytest.mark.parametrize("path", PRETRAIN_RECIPES, ids=lambda path: path.stem)
+def test_a_run_that_goes_on_is_not_told_that_shares_of_it_are_steps(
+    path, tmp_path, monkeypatch, caplog
+):
+    """Symptom: `eval_steps: 0.34 (from args) != 31 (from trainer_state.json)` on every resume."""
+    from transformers import TrainerState, trainer_utils
+
+    words = [str(path), *required(path, tmp_path), "--save_steps", "0.07", "--eval_steps", "0.34"]
+    training = parse_pretraining([*words, "--logging_steps", "0.01"], monkeypatch)[-1]
+    training.settle_length(rows_per_epoch=1000)
+    state = TrainerState(train_batch_size=training.per_device_train_batch_size)
+    state.compute_steps(training, training.max_steps)
+    monkeypatch.setattr(trainer_utils.logger, "propagate", True)
+    caplog.clear()
+    trainer_utils.compare_trainer_and_checkpoint_args(training, state)
+    assert not caplog.records
+    assert training.save_steps == math.ceil(0.07 * training.max_steps)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from core_fixtures import make_store
-from ranks import hsdp_of_four, variant
+from ranks import variant
 from run_in_ranks import TinyRun, exact_losses, model_of
 from safetensors import safe_open
 
@@ -59,8 +59,8 @@ def test_a_layer_to_wrap_that_the_model_does_not_have_is_refused(tiny):
     assert "Traceback" not in ended.output
 
 
-def test_hybrid_sharding_gives_the_losses_of_one_process(engines, losses_of_one, tmp_path):
-    run = engines.whole(hsdp_of_four(tmp_path), 4)
+def test_hybrid_sharding_gives_the_losses_of_one_process(engines, losses_of_one):
+    run = engines.whole("hsdp.yaml", 4)  # two copies of two shards
     assert exact_losses(run) == pytest.approx(losses_of_one, rel=1e-6)
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from ranks import World, hsdp_of_four
+from ranks import World
 from run_in_ranks import TinyRun, metrics_of, model_of
 
 from hugcoder import gradient_norm
@@ -84,16 +84,14 @@ def norms_of(world: World) -> list[list[dict]]:
         (None, 1),
         ("ddp.yaml", 2),
         ("fsdp.yaml", 1),
-        ("hsdp", 2),
+        ("hsdp.yaml", 2),
         pytest.param("deepspeed_zero1.yaml", 1, marks=pytest.mark.slow),
         ("deepspeed_zero2.yaml", 1),
         ("deepspeed.yaml", 1),
     ],
 )
 def test_every_engine_judges_and_clips_by_the_norm_of_float64(large, tmp_path, config, copies):
-    world = 1 if config is None else 2
-    if config == "hsdp":
-        config, world = hsdp_of_four(tmp_path), 4
+    world = {None: 1, "hsdp.yaml": 4}.get(config, 2)
     settings = {"main": "rank_programs_engines:show_norms", "max_grad_norm": 1e9}
     steps = norms_of(large.run(tmp_path / "run", config, world, **settings))
     assert len(steps) == 2

@@ -86,11 +86,41 @@ def test_a_launcher_script_runs_on_as_many_processes_as_it_is_told(
     finishes(words, environment, run)
 
 
-def test_a_refusal_comes_before_what_the_launcher_has_to_say(environment, flags):
+def test_a_refusal_comes_once_and_before_what_a_bare_launcher_has_to_say(environment, flags):
     words = [*LAUNCHED, "--config_file", "configs/ddp.yaml", "train.py", *flags(fim_rate=2)]
     launched = launch(words, environment)
     assert launched.returncode == 1
     assert launched.stderr.startswith("train.py: error: fim_rate 2.0 is not a probability")
+    assert launched.stderr.count("\ntrain.py: error: ") == 0
+
+
+@pytest.mark.parametrize("script", ["run_ddp.sh", "run_fsdp.sh"])
+def test_a_refusal_is_all_that_a_launcher_script_ends_with(script, environment, flags, tmp_path):
+    """Symptom: the sentence stood above 35 lines of traceback, once a rank, and the code was 1."""
+    (tmp_path / "my own.yaml").write_text("fim_rate: 2\n")
+    words = ["bash", str(ROOT / "scripts" / script), "my own.yaml", *flags()]
+    ended = processes.run(words, timeout=300, env=environment | {"NUM_GPUS": "2"}, cwd=tmp_path)
+    last = f"comes from {tmp_path / 'my own.yaml'} line 1)"
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].endswith(last)
+    assert ended.stderr.count("train.py: error: fim_rate 2.0 is not a probability") == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_launcher_script_that_is_stopped_ends_as_its_ranks_do(
+    environment, flags, start, tmp_path
+):
+    """Symptom: a normal STOP ended in `train.py FAILED`, with exit code 1."""
+    run = tmp_path / "run"
+    words = ["bash", "scripts/run_fsdp.sh", *flags(max_steps=3000, lr_scheduler_type="constant")]
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    launcher = start(words, env=environment | {"NUM_GPUS": "2"}, cwd=ROOT, **pipes)
+    wait_for(run / "metrics.jsonl", launcher)
+    (run / "STOP").touch()
+    _, printed = launcher.communicate(timeout=200)
+    assert launcher.returncode == 75, printed
+    assert printed.splitlines()[-1].endswith("the same command goes on from here")
+    assert "FAILED" not in printed
 
 
 def test_several_cpu_processes_that_accelerate_does_not_start_are_refused(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import hsdp_of_four
 from run_in_ranks import (
     TinyRun,
     assert_same_weights,
@@ -120,7 +119,7 @@ ENGINES = {
     "fsdp": ("fsdp.yaml", 2),
     "zero2": ("deepspeed_zero2.yaml", 2),
     "zero3": ("deepspeed.yaml", 2),
-    "hsdp": (None, 4),  # two copies of two shards
+    "hsdp": ("hsdp.yaml", 4),  # two copies of two shards
     "fsdp_of_one": ("fsdp.yaml", 1),
 }
 CHANGES = {"max_steps": 1, "per_device_train_batch_size": 1, "global_batch_size": 4}
@@ -142,7 +141,7 @@ def untied_runs(ranks, store, model_config, tmp_path_factory) -> TinyRun:
 
 def run_of(runs: TinyRun, engine: str, **settings) -> Path:
     config, world = ENGINES[engine]
-    return runs.whole(config or hsdp_of_four(runs.folder), world, **settings)
+    return runs.whole(config, world, **settings)
 
 
 FROZEN = {"learning_rate": 0}  # what is saved after a step is what it began with

@@ -1,4 +1,6 @@
-"""The shell scripts: babysit.sh restarts what dies and nothing else; a SLURM job stops in time."""
+"""The scripts: babysit.sh restarts what dies and nothing else; a SLURM job stops in time; launch.py
+gives each setting once and ends as its ranks ended.
+"""
 
 import os
 import shutil
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import processes
 import pytest
+from processes import launch_py
+
+from hugcoder import last_words
 
 ROOT = Path(__file__).resolve().parents[1]
 BABYSIT = ROOT / "scripts" / "babysit.sh"
@@ -190,7 +195,12 @@ def slurm(tmp_path, run) -> dict[str, str]:
     """SLURM's commands replaced: srun starts one task here, scontrol writes down its words."""
     folder, place = tmp_path / "bin", tmp_path / "place"
     place.mkdir()
-    for name in ("scripts", "configs", "train.py"):  # and no .venv, which would come first in PATH
+    for name in (
+        "scripts",
+        "configs",
+        "hugcoder",
+        "train.py",
+    ):  # and no .venv, which would come first in PATH
         (place / name).symlink_to(ROOT / name)
     program(folder, "srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
     names = 'if [ "$1" = show ]; then printf "alpha\\nbeta\\n"; fi'
@@ -209,6 +219,15 @@ def slurm(tmp_path, run) -> dict[str, str]:
     }
 
 
+SEVEN = "configs/recipes/pretrain_7b.yaml"
+
+
+def launching(folder: Path, text: str) -> None:
+    """A python of which scripts/launch.py answers questions, and starts nothing but `text`."""
+    ask = f'if [ "$2" = show ]; then exec "{sys.executable}" "$@"; fi'
+    program(folder / "bin", "python", f"{ask}\n{text}")
+
+
 SBATCH = ["bash", str(ROOT / "scripts/slurm/pretrain.sbatch"), "--learning_rate", "2e-4"]
 
 
@@ -218,18 +237,20 @@ def test_the_slurm_job_starts_one_torchrun_a_machine_that_meet_on_the_first(
     from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
     from hugcoder.recipe import parse
 
-    program(tmp_path / "bin", "torchrun", f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')
+    launching(tmp_path, f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')
     ended = processes.run(SBATCH, timeout=60, env=slurm)
     assert ended.returncode == 0, ended.stderr
     words = (tmp_path / "words").read_text().splitlines()
-    at = words.index("train.py")
-    flags = dict(zip(words[:at:2], words[1:at:2], strict=True))
+    at, end = words.index("train.py"), words.index("--")
+    assert words[:2] == ["scripts/launch.py", "torchrun"]
+    flags = dict(zip(words[2:at:2], words[3:at:2], strict=True))
     assert flags["--nnodes"] == "2"
     assert flags["--nproc_per_node"] == "8"
     assert flags["--rdzv_endpoint"] == "alpha:21234"
     monkeypatch.chdir(ROOT)
     groups = [ModelArguments, DataArguments, PretrainArguments]
-    _, _, training = parse(groups, words[at + 1 :], description="")
+    given = launch_py().user_words(words[end + 1 :], slurm | {"RECIPE": SEVEN}, ROOT)
+    _, _, training = parse(groups, words[at + 1 : end] + given, description="")
     assert training.learning_rate == 2e-4
     assert training.fsdp
 
@@ -241,7 +262,7 @@ exit 1"""
 
 
 def test_a_slurm_job_at_its_time_limit_stops_the_run_and_queues_again(tmp_path, run, slurm, start):
-    program(tmp_path / "bin", "torchrun", UNTIL_STOP)
+    launching(tmp_path, UNTIL_STOP)
     job = start(SBATCH, env=slurm)
     wait_for(run / "attempts")
     job.send_signal(signal.SIGUSR1)
@@ -251,7 +272,7 @@ def test_a_slurm_job_at_its_time_limit_stops_the_run_and_queues_again(tmp_path, 
 
 
 def test_a_user_who_stops_a_slurm_job_finds_it_stopped(tmp_path, run, slurm, start):
-    program(tmp_path / "bin", "torchrun", UNTIL_STOP)
+    launching(tmp_path, UNTIL_STOP)
     job = start(SBATCH, env=slurm)
     wait_for(run / "attempts")
     (run / "STOP").touch()
@@ -261,8 +282,128 @@ def test_a_user_who_stops_a_slurm_job_finds_it_stopped(tmp_path, run, slurm, sta
 
 
 def test_a_slurm_job_takes_away_the_stop_file_it_left_and_no_other(tmp_path, run, slurm):
-    program(tmp_path / "bin", "torchrun", '[ ! -e "$OUTPUT_DIR/STOP" ] || exit 2')
+    launching(tmp_path, '[ ! -e "$OUTPUT_DIR/STOP" ] || exit 2')
     (run / "STOP").write_text("slurm job 41234 reached its time limit\n")
     assert processes.run(SBATCH, timeout=30, env=slurm).returncode == 0
     (run / "STOP").write_text("")
     assert processes.run(SBATCH, timeout=30, env=slurm).returncode == 2
+
+
+def test_a_slurm_job_looks_for_its_run_where_the_words_say_it_is(tmp_path, run, slurm):
+    """Symptom: --output_dir, and the run's STOP file was looked for elsewhere."""
+    launching(tmp_path, f'touch "{tmp_path / "other" / "begun"}"')
+    del slurm["OUTPUT_DIR"]
+    words = [*SBATCH, "--output_dir", str(tmp_path / "other")]
+    assert processes.run(words, timeout=30, env=slurm).returncode == 0
+    assert (tmp_path / "other" / "begun").exists()
+
+
+# ---- launch.py -----------------------------------------------------------------------------------
+
+
+OWN = "token_store: own/tokens\noutput_dir: own/run\n"
+STORE, RUN = "token_store", "output_dir"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "environment", "store", "folder"),
+    [
+        ("", [], {}, "data/corpus-tokens", "runs/pretrain_7b"),
+        ("fim_rate: 0.5", ["my own.yaml"], {}, "data/corpus-tokens", "runs/my own"),
+        (OWN, ["my own.yaml"], {}, "own/tokens", "own/run"),
+        (OWN, ["my own.yaml", "--output_dir", "a"], {}, "own/tokens", "a"),
+        (OWN, ["my own.yaml", "--output-dir=a"], {"OUTPUT_DIR": "b"}, "own/tokens", "a"),
+        (OWN, ["my own.yaml"], {"TOKEN_STORE": "c", "OUTPUT_DIR": "b"}, "c", "b"),
+        (OWN, [], {"RECIPE": "my own.yaml", "OUTPUT_DIR": ""}, "own/tokens", "own/run"),
+        (OWN, [SEVEN, "my own.yaml", "--seed", "1"], {}, "own/tokens", "own/run"),
+        ("no: [yaml", ["my own.yaml"], {}, "data/corpus-tokens", "runs/my own"),
+    ],
+)
+def test_a_launcher_gives_each_setting_once_and_a_flag_wins(
+    tmp_path, recipe, words, environment, store, folder
+):
+    """Symptom: `output_dir takes one value, not 2`, for a recipe behind the script's own flags."""
+    launch = launch_py()
+    (tmp_path / "my own.yaml").write_text(recipe)
+    given = launch.user_words(words, {"RECIPE": SEVEN} | environment, tmp_path)
+    assert (launch.setting(given, STORE), launch.setting(given, RUN)) == (store, folder)
+    names = [word[2:].partition("=")[0].replace("-", "_") for word in given if word[:2] == "--"]
+    assert len(names) == len(set(names))
+    for word in given[: len(given) - 2 * len(names)]:
+        assert (ROOT / word).is_file()  # from the repository's folder, where train.py is started
+
+
+def said_by(rank: int, sentence: str, folder: Path) -> Path:
+    """The file for the error of a rank, as torch names it."""
+    path = folder / str(rank) / "error.json"
+    path.parent.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(last_words.ERROR_FILE, str(path))
+        last_words.say(sentence)
+    return path
+
+
+KILLED = "launch.py: rank 1 was ended by SIGKILL\n"
+FAILED = "launch.py: rank 0 ended with exit code 1; it said why above\n"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code", "said"),
+    [
+        ([(2, "x no"), (2, "x no")], 2, "x no\n"),
+        ([(-15, ""), (-15, ""), (2, "x no")], 2, "x no\n"),
+        ([(1, ""), (-15, "x no")], 2, "x no\n"),  # ended while it was ending
+        ([(1, ""), (2, "x no"), (2, "y no")], 2, "x no\ny no\n"),
+        ([(75, ""), (-15, "")], 75, ""),
+        ([(76, ""), (1, "")], 76, ""),
+        ([(1, ""), (-9, ""), (-6, "")], 137, KILLED),
+        ([(1, ""), (-15, "")], 1, FAILED),
+    ],
+)
+def test_launch_py_ends_as_its_ranks_ended(tmp_path, monkeypatch, capsys, ranks, code, said):
+    """Symptom: a sentence for each rank, 35 lines of traceback behind it and exit code 1."""
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    monkeypatch.setattr(time, "time", lambda: 1e9)  # all in one second
+    monkeypatch.setenv(last_words.BY_LAUNCHER, "1")
+    failures = {}
+    for rank, (exit_code, sentence) in enumerate(ranks):
+        path = said_by(rank, sentence, tmp_path) if sentence else tmp_path / "none"
+        failures[rank] = ProcessFailure(rank, 100 + rank, exit_code, str(path))
+    assert capsys.readouterr().err == ""  # the ranks leave it to their launcher
+    assert launch_py().end_of(failures) == code
+    assert capsys.readouterr().err == said
+
+
+def test_ranks_of_a_bare_launcher_say_a_sentence_once(tmp_path, capsys):
+    for rank in range(3):
+        said_by(rank, "x no", tmp_path)
+    said_by(3, "y no", tmp_path)
+    assert capsys.readouterr().err == "x no\ny no\n"
+    assert {path.parent.name for path in tmp_path.glob("*/error.json")} == {"0", "3"}
+
+
+def test_a_sentence_is_said_where_it_cannot_be_left_to_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(last_words.BY_LAUNCHER, "1")
+    last_words.say("no launcher")
+    monkeypatch.setenv(last_words.ERROR_FILE, str(tmp_path / "not there" / "0" / "error.json"))
+    last_words.say("no folder")
+    assert capsys.readouterr().err == "no launcher\nno folder\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "give torchrun or accelerate, then its words"),
+        (["python", "train.py"], "give torchrun or accelerate, then its words"),
+        (["torchrun", "--nproc_per_node", "some", "train.py"], "torchrun cannot start them: Unsup"),
+        (["torchrun", "--nproc_per_node", "0", "train.py"], "--nproc_per_node 0 (NUM_GPUS) starts"),
+        (["accelerate", "--num_processes=-1", "train.py"], "--num_processes -1 (NUM_GPUS) starts"),
+        (["accelerate", "--config_file", "no.yaml", "train.py"], "accelerate cannot start them: "),
+    ],
+)
+def test_launch_py_refuses_what_is_no_launch(words, sentence, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv(last_words.BY_LAUNCHER, "")  # put back, as what it sets
+    assert launch_py().main(words) == 2
+    assert capsys.readouterr().err.startswith(f"launch.py: {sentence}")

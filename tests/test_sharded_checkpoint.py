@@ -166,6 +166,7 @@ def test_another_engine_is_refused_with_the_way_out(sharded, unbroken, tmp_path)
     run = begin_at(4, unbroken, tmp_path)
     world = sharded.run(run, "ddp.yaml", code=2)
     assert "was written by the engine FSDP and this is MULTI_CPU" in world.of_rank(1)
+    assert "(torchrun --nproc_per_node 1 train.py RECIPE.yaml" in world.of_rank(1)
 
 
 def test_another_kind_of_fsdp_checkpoint_is_refused_with_both_names(sharded, unbroken, tmp_path):

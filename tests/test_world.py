@@ -1,6 +1,7 @@
 """The world check: what a launcher asked for and would not get in silence ends in one sentence."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import yaml
 from ranks import ROOT, launch_environment, variant
 
 from hugcoder import world
+from hugcoder.hybrid import COPIES, OPEN, SHARDS, settle_copies, sizes
 from hugcoder.launched import launched_processes, uses
 from hugcoder.refusal import Refusal
 from hugcoder.world import _check_deepspeed_numbers, check_launch
@@ -61,6 +63,49 @@ def test_parallelism_that_cuts_rows_or_matrices_is_refused(arguments, launched, 
         Refusal, match=f"parallelism_config_{name}_size 2 is not possible.*{reason}"
     ):
         check_launch(arguments)
+
+
+def test_hybrid_sharding_fits_any_number_of_processes():
+    for processes in range(1, 33):
+        copies, shards = sizes(OPEN, OPEN, processes)
+        assert copies * shards == processes
+        assert copies == (2 if processes in range(4, 33, 2) else 1)
+        for machines in (2, 4):
+            if processes % machines == 0 and processes > machines:
+                assert sizes(OPEN, OPEN, processes, machines) == (machines, processes // machines)
+        for divisor in range(1, processes + 1):
+            if processes % divisor == 0 and divisor < processes:
+                assert sizes(divisor, OPEN, processes) == (divisor, processes // divisor)
+                assert sizes(divisor, processes // divisor, processes) == sizes(
+                    OPEN, processes // divisor, processes
+                )
+
+
+@pytest.mark.parametrize(("copies", "shards"), [(2, 4), (4, OPEN), (OPEN, 1), (1, 1), (0, OPEN)])
+def test_copies_and_shards_that_are_not_the_processes_are_refused(
+    launched, monkeypatch, tmp_path, copies, shards
+):
+    """Symptom: 35 lines of traceback from accelerate, whose total_size does not match."""
+    from hugcoder.arguments import PretrainArguments
+
+    given = {"dp_replicate_size": copies, "dp_shard_size": shards}
+    section = {f"parallelism_config_{name}": value for name, value in given.items()}
+    launched("hsdp.yaml", world=6, parallelism_config=section)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    with pytest.raises(
+        Refusal, match=f"_size {copies}, .*_size {shards} do not make up 6 process.*-1 for both"
+    ):
+        PretrainArguments(output_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(("world", "said"), [(1, None), (2, None), (6, "2x3"), (8, "2x4")])
+def test_what_accelerate_reads_of_hybrid_sharding(launched, monkeypatch, world, said):
+    launched("hsdp.yaml", world=world)
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    settle_copies()
+    assert uses("PARALLELISM_CONFIG") == (said is not None)
+    if said:
+        assert f"{os.environ[COPIES]}x{os.environ[SHARDS]}" == said
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -330,3 +330,11 @@ def test_offloaded_shards_give_the_losses_of_others(zero_run, stage):
     assert losses(zero_run.whole(CONFIGS[stage])) == pytest.approx(
         expected, rel=1e-4
     )  # another Adam
+
+
+@slow
+def test_compiling_under_stage_3_does_not_run_into_the_limit(zero_run):
+    """Symptom: dozens of lines of torch._dynamo's recompile_limit, for each kind of hook 8."""
+    settings = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1}
+    ended = zero_run.run("compiled", CONFIGS[3], **settings, eval_strategy="no", held_out_rows=0)
+    assert "recompile_limit" not in ended.output
