@@ -6,6 +6,8 @@ cut off goes on where it stopped and never uses what another run would not have 
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.corpus import COLUMNS
 from hugcoder.files import atomic, read_object, write_json
+from hugcoder.refusal import NO_ROOM
 
 ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
 
@@ -42,7 +45,7 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
     if done.is_file() and target.is_file():
         return Counts.from_json(read_object(done))
     counts = Counts()
-    with atomic(target) as temporary:
+    with written_to(target), atomic(target) as temporary:
         writer = _RowWriter(temporary)
         for raw in read_chunk(chunk):
             outcome = examine(raw, chunk.source, rules)
@@ -52,6 +55,17 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
         writer.close()
     write_json(done, counts.as_json())
     return counts
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """Name the file in an error of writing it, such as of a full disk, that does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, int]:

@@ -5,6 +5,7 @@ Holds no knowledge of what is asked of it (data_prep.git_trees).
 """
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -92,7 +93,8 @@ def records(git_dir: Path, *words: str) -> Iterator[bytes]:
 
 
 def _unreadable(returncode: int, errors: bytes, git_dir: Path | str) -> Unreadable:
-    if returncode < 0:
+    """Why git failed. Raises: Refusal when it was killed, which is no fault of the repository."""
+    if returncode == -signal.SIGKILL:
         raise Refusal(
             f"sources: git was killed while it read {git_dir}, most likely because memory ran out; "
             "run the same command to go on."
@@ -103,7 +105,7 @@ def _unreadable(returncode: int, errors: bytes, git_dir: Path | str) -> Unreadab
         return Unreadable("unreadable_repository", said)
     if "Needed a single revision" in said:
         return Unreadable("repository_without_commit", "its HEAD names no commit")
-    return Unreadable("unreadable_repository", f"git says: {said}")
+    return Unreadable("unreadable_repository", f"git says: {said or returncode}")
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
@@ -137,8 +139,7 @@ class Contents:
                 return data[:-1]
         elif header:  # "<sha> missing"
             raise Unreadable(MISSING)
-        if (returncode := self.close()) < 0:
-            raise _unreadable(returncode, b"", self._git_dir)
+        _ = _unreadable(self.close(), b"", self._git_dir)
         raise Unreadable("damaged_object")
 
     def close(self) -> int:

@@ -80,6 +80,11 @@ def name_of(folder: Path, root: Path) -> str:
     return name.removesuffix(".git")
 
 
+def may_hold_several(root: Path) -> bool:
+    """Whether a folder without .git has several folders and nothing beside them."""
+    return not git_dir_of(root) and len(_names(root)) == len(_folders(root)) > 1
+
+
 def log_found(root: Path, names: list[str]) -> None:
     """Say which repositories a source holds, so that a wrong guess is seen."""
     shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -76,7 +76,7 @@ def demand_usable(entries: Iterable[Found], place: str, way_out: str) -> Iterato
         yield entry
     if not is_usable:
         found = counts.told() or "it is empty"
-        raise Refusal(f"sources: {place} has no file that can be read ({found}); {way_out}.")
+        raise Refusal(f"sources: {place} holds nothing that can be read ({found}); {way_out}.")
 
 
 def list_folder(path: str, repo: str = "", depth: int = 0) -> Iterator[list[list]]:
@@ -91,6 +91,8 @@ def list_folder(path: str, repo: str = "", depth: int = 0) -> Iterator[list[list
     name = repo or layout.name_of(root, root)
     names = [layout.name_of(folder, root) for folder in inner]
     layout.log_found(root, names or [name])
+    if not repo and not inner and layout.may_hold_several(root):
+        logger.info("%s: no folder has a .git; add depth=1 if each is a repository", root)
     walks = [walk(root, name, skipped=inner), *map(walk, inner, names)]
     entries = itertools.chain.from_iterable(walks)
     usable = demand_usable(entries, path, "check its path and who may read it")
@@ -200,6 +202,8 @@ def entry_of(file: str, path: str, repo: str, license: str, commit: str) -> Entr
         reason = "link"
     elif not stat.S_ISREG(status.st_mode):
         reason = "not_a_regular_file"
+    elif licenses.is_license_file(os.path.basename(file)) and not os.access(file, os.R_OK):
+        reason = "unreadable"  # others are asked when they are read; this one was, for its licence
     size = 0 if reason else status.st_size
     return Entry(repo, path, file, size, status.st_mtime_ns, license, commit, reason)
 

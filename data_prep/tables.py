@@ -9,9 +9,10 @@ missed.
 import glob
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from data_prep.rows import RowReader, as_items, row_reader
 from hugcoder.files import format_demanded
 from hugcoder.refusal import Refusal
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES = 64_000_000  # of parquet as it is uncompressed, or of JSON
 MAX_LINE_BYTES = 64_000_000  # a longer line of JSON is dropped and never in memory as a whole
 BATCH_ROWS = 64
@@ -30,7 +33,7 @@ COMPRESSED = (".gz", ".zst", ".bz2")
 JSONL = tuple(
     name + compression for name in ("jsonl", "ndjson", "json") for compression in ("", *COMPRESSED)
 )
-EMPTY = "empty_file"
+EMPTY, NOT_JSON_LINES = "empty_file", "not_json_lines"
 PARQUET = "parquet"
 JSON_LINES = "JSON lines, compressed as its name says"
 
@@ -55,7 +58,7 @@ def _list_files(
     """The chunks of every file of a source, and at last one of the files that are passed over."""
     path = options["path"]
     files, passed = _files(path, endings)
-    is_any = False
+    is_any, way_out = False, "give files that have rows and may be read"
     for file in files:
         try:
             for items in chunks_of(file, options):
@@ -63,8 +66,11 @@ def _list_files(
                 yield items
         except Unreadable as error:
             passed.append(_dropped(str(file), 0, error.reason))
+            if error.reason == NOT_JSON_LINES:
+                logger.warning("%s is passed over: it %s", file, error)
+                way_out = f"{file} {error}"
     if not is_any:
-        _ = list(demand_usable(passed, path, "give files that have rows and may be read"))
+        _ = list(demand_usable(passed, path, way_out))
     if passed:
         yield {"passed": [[raw.path, raw.reason] for raw in passed]}
 
@@ -108,8 +114,13 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _identity(file: Path) -> Items:
-    """What tells a file from its later states. Raises: Unreadable when it has no bytes."""
+    """What tells a file from its later states.
+
+    Raises: Unreadable when it has no bytes, or may not be read.
+    """
     status = file.stat()
+    if not os.access(file, os.R_OK):
+        raise Unreadable("unreadable")
     if not status.st_size:
         raise Unreadable(EMPTY)
     return {"file": str(file), "size": status.st_size, "modified": status.st_mtime_ns}
@@ -119,23 +130,24 @@ def _identity(file: Path) -> Items:
 def _reading(file: Path, name: str) -> Iterator[None]:
     """Turn what pyarrow raises over a file into a sentence that names it, and a way out.
 
-    Raises: Refusal for a file that is damaged, or is a pointer of git-lfs; Unreadable for one that
-    may not be read.
+    Raises: Refusal for a file that is damaged, or is a pointer of git-lfs.
     """
     try:
         with format_demanded(file, name):
             yield
     except Refusal as refusal:
-        with file.open("rb") as stream:
-            head = stream.read(MAX_BYTES)
-        if is_pointer(head):
+        if _is_pointer(file):
             raise Refusal(
                 f"sources: {file} cannot be read as {name} (it is a pointer of git-lfs): run `git "
                 "lfs pull` where it was cloned, then the same command."
             ) from None
         raise Refusal(f"sources: {refusal}") from None
-    except PermissionError as error:
-        raise Unreadable(reason_unread(error)) from None
+
+
+def _is_pointer(file: Path) -> bool:
+    with suppress(OSError), file.open("rb") as stream:
+        return is_pointer(stream.read(MAX_BYTES))
+    return False
 
 
 def _parquet_chunks(file: Path, options: dict[str, Any]) -> Iterator[Items]:
@@ -202,7 +214,7 @@ def _jsonl_chunks(file: Path, options: dict[str, Any]) -> Iterator[Items]:
 def _fields_of(file: Path) -> list[str]:
     """The fields of the first rows of a file.
 
-    Raises: Refusal when none of its first lines is a row, Unreadable when it has no lines.
+    Raises: Unreadable when it has no lines, or none of its first ones is a row.
     """
     names: dict[str, None] = {}
     lines, num_bytes, first = 0, 0, b""
@@ -220,7 +232,7 @@ def _fields_of(file: Path) -> list[str]:
         hint = "has no line that is a JSON object, as each should be"
         if first.startswith(b"["):
             hint = "is a JSON list; write one object a line (jq -c '.[]' does)"
-        raise Refusal(f"sources: {file} {hint} (it begins with {first[:40]!r}).")
+        raise Unreadable(NOT_JSON_LINES, f"{hint} (it begins with {first[:40]!r})")
     return list(names)
 
 
