@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import git_process, on_disk, tables
+from data_prep import git_process, installed_python, on_disk, tables
 from data_prep.collect import Rules, examine, written_to
 from data_prep.document import Document, RawFile
 from data_prep.licenses import guess
@@ -313,6 +313,24 @@ def test_a_repository_that_git_cannot_read_is_counted_among_others(repository, c
     assert {raw.path for raw in found if raw.repo == "project"} > {"a.py", "windows.py"}
 
 
+def test_a_clone_of_another_user_is_read(repository, monkeypatch):
+    monkeypatch.setitem(git_process.ENVIRONMENT, "GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    environment = os.environ | {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+    words = ["git", "-C", str(repository), "log"]
+    refused = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert "dubious ownership" in refused.stderr
+    assert outcomes({"type": "git", "path": str(repository)})["a.py"] == CODE
+
+
+def test_git_that_is_killed_is_no_matter_of_one_repository(repository, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(Refusal, match=r"git was killed while it read .*, most likely because"):
+        raw_files({"type": "git", "path": str(repository)})
+
+
 @pytest.mark.parametrize("damage", ["lost", "garbage", "cut"])
 @pytest.mark.parametrize("is_late", [False, True], ids=["listed", "read"])
 def test_a_file_that_git_has_lost_is_counted_and_those_after_it_are_read(
@@ -431,6 +449,23 @@ def test_installed_distributions_are_repositories():
     assert all(raw.license != "unknown" for raw in found)
     assert "import" in outcomes(source)["yaml/__init__.py"]
     assert not any("__pycache__" in raw.path or raw.path.startswith("..") for raw in found)
+
+
+def test_a_damaged_distribution_is_passed_over(tmp_path, monkeypatch, caplog):
+    metadata = "Metadata-Version: 2.1\nName: {}\nVersion: 1\n"
+    for name in ("good", "torn", "latin", "nothing"):
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        if name != "nothing":
+            (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text(metadata.format(name))
+    (tmp_path / "good-1.dist-info" / "RECORD").write_text("good.py,,\n")
+    (tmp_path / "torn-1.dist-info" / "RECORD").write_bytes(b"caf\xe9.py,,\n")
+    (tmp_path / "latin-1.dist-info" / "METADATA").write_bytes(b"Name: caf\xe9\n")
+    (tmp_path / "good.py").write_text(CODE)
+    places = dict.fromkeys(("purelib", "platlib"), str(tmp_path))
+    monkeypatch.setattr(installed_python.sysconfig, "get_paths", lambda: places)
+    found = outcomes({"type": "python", "stdlib": False})
+    assert found == {"good.py": CODE, "RECORD": "<unreadable>"}
+    assert caplog.text.count("a distribution without a name is passed over") == 2
 
 
 def test_the_standard_library_comes_without_installed_packages():
