@@ -6,17 +6,20 @@ cut off goes on where it stopped and never uses what another run would not have 
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.counts import Counts
-from data_prep.document import Document, RawFile
+from data_prep.document import Document, RawFile, Unreadable, is_utf8, reason_unread
 from data_prep.filters import FILTERS
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.corpus import COLUMNS
 from hugcoder.files import atomic, read_object, write_json
+from hugcoder.refusal import NO_ROOM
 
 ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
 
@@ -42,7 +45,7 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
     if done.is_file() and target.is_file():
         return Counts.from_json(read_object(done))
     counts = Counts()
-    with atomic(target) as temporary:
+    with written_to(target), atomic(target) as temporary:
         writer = _RowWriter(temporary)
         for raw in read_chunk(chunk):
             outcome = examine(raw, chunk.source, rules)
@@ -54,15 +57,28 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
     return counts
 
 
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """Name the file in an error of writing it, such as of a full disk, that does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and not error.filename:
+            error.filename = str(path)
+        raise
+
+
 def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, int]:
     """The document, or the reason why it is dropped and the bytes it had."""
     language = raw.language or language_of(raw.path)
-    if reason := raw.reason or _reason_unread(raw.size, language, rules):
+    if reason := raw.reason or _reason_unread(raw, language, rules):
         return reason, raw.size
     try:
         data = raw.load()
-    except (FileNotFoundError, PermissionError):  # it went away since it was listed, or is private
-        return "unreadable", raw.size
+    except Unreadable as error:
+        return error.reason, raw.size
+    except OSError as error:  # it went away since it was listed, or is private
+        return reason_unread(error), raw.size
     document = Document(source, raw.repo, raw.path, language, raw.license, raw.commit, data)
     for rule in FILTERS:
         if reason := rule(document):
@@ -70,12 +86,14 @@ def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, in
     return document
 
 
-def _reason_unread(size: int, language: str, rules: Rules) -> str | None:
+def _reason_unread(raw: RawFile, language: str, rules: Rules) -> str | None:
+    if not all(map(is_utf8, (raw.repo, raw.path, raw.license, raw.commit, language))):
+        return "name_not_utf8"
     if not language:
         return "unknown_language"
     if rules.languages and language not in rules.languages:
         return "other_language"
-    return "too_large" if size > rules.max_file_bytes else None
+    return "too_large" if raw.size > rules.max_file_bytes else None
 
 
 def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:
@@ -85,8 +103,7 @@ def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) ->
         return
     reason, size = outcome
     counts.read.add(1, size)
-    name = f"{raw.repo}/{raw.path}".encode("utf-8", "backslashreplace").decode()
-    counts.drop(reason, 1, size, [name])
+    counts.drop(reason, 1, size, [raw.name])
 
 
 class _RowWriter:

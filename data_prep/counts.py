@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NUM_SAMPLES = 5  # paths shown of each reason
+NUM_SAMPLES = 5  # files shown of each reason
+NUM_TOLD = 3  # reasons in a sentence
 
 
 @dataclass
@@ -60,6 +61,13 @@ class Counts:
     def largest_reasons(self) -> list[tuple[str, Drops]]:
         """Reasons by files taken, most first."""
         return sorted(self.dropped.items(), key=lambda item: (-item[1].files, item[0]))
+
+    def told(self) -> str:
+        """The reasons that took most files, each with a file, as part of a sentence."""
+        return ", ".join(
+            f"{reason} {drops.files:,} (such as {drops.samples[0]})"
+            for reason, drops in self.largest_reasons()[:NUM_TOLD]
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

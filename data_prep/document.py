@@ -1,13 +1,48 @@
 """One source file on its way through curation.
 
-Holds the file as a source found it (RawFile) and the file as filters and shards see it (Document).
+Holds the file as a source found it (RawFile), the file as filters and shards see it (Document), and
+what makes a file unreadable.
 Bytes are never changed: a byte order mark and CRLF line ends stay.
 """
 
+import errno
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+
+from hugcoder.refusal import Refusal
+
+# What the system says of one file or folder alone, whatever the disk it lies on
+OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+OF_ONE_FILE |= {errno.ENAMETOOLONG, errno.EIO}
+
+
+class Unreadable(Exception):
+    """Something among many that cannot be read: it is counted under `reason` and passed over."""
+
+    def __init__(self, reason: str, words: str = ""):
+        super().__init__(words or reason)
+        self.reason = reason
+
+
+def reason_unread(error: OSError) -> str:
+    """`unreadable`. Raises: Refusal for an error that the next file would meet as well."""
+    if error.errno in OF_ONE_FILE:
+        return "unreadable"
+    raise Refusal(
+        f"sources: reading {error.filename} failed ({error.strerror}); see that its disk is there, "
+        "then run the same command to go on."
+    ) from None
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name that the file system, git or a table gave can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -26,6 +61,12 @@ class RawFile:
     commit: str = ""
     language: str = ""
     reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Repository and path, as text that can be written anywhere."""
+        name = "/".join(filter(None, (self.repo, self.path))) or "?"
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass

@@ -1,49 +1,31 @@
 """Files of git repositories as their HEAD commit has them, work tree or bare, without a checkout.
 
 What is not committed is not read, so that the commit tells exactly what went in. Links and
-submodules are never followed. Runs the git program; holds no git of its own. A repository may come
-from anybody: nothing that its configuration names is run, and nothing is fetched for it.
+submodules are never followed. A repository that cannot be read, or a file that git lacks, is
+counted and passed over. Runs the git program (data_prep.git_process); holds no git of its own.
 """
 
 import itertools
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_prep import licenses
-from data_prep.document import RawFile
-from data_prep.on_disk import SKIPPED_FOLDERS, existing_folder, in_chunks, is_utf8
+from data_prep import layout, licenses
+from data_prep.document import RawFile, Unreadable
+from data_prep.git_process import MISSING, Contents, end, records, start
+from data_prep.on_disk import FOLDER_LEFT_OUT, demand_usable, existing_folder, in_chunks
 from hugcoder.refusal import Refusal
 
-READ_BYTES = 1 << 20
-# A partial clone fetches what it lacks when it is asked for it, by a command that its config may
-# name. Two locks, for a git before 2.39.4 knows only the second.
-ENVIRONMENT = {
-    "GIT_NO_LAZY_FETCH": "1",
-    "GIT_ALLOW_PROTOCOL": "none",  # no transport has this name
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_OPTIONAL_LOCKS": "0",
-    "GIT_NO_REPLACE_OBJECTS": "1",  # else a blob is not the one that its name and commit promise
-    "LC_ALL": "C",
-}
-# Commands that a config may name beside a remote's, none of which reading needs
-COMMANDS_OF_A_CONFIG = {
-    "core.fsmonitor": "false",
-    "core.hooksPath": os.devnull,
-    "core.sshCommand": "false",
-    "core.gitProxy": "false",
-    "core.askPass": "false",
-    "core.alternateRefsCommand": "false",
-    "credential.helper": "",
-    "protocol.allow": "never",
-    "gc.auto": "0",
-    "maintenance.auto": "false",
-}
-LINK_MODE, SUBMODULE_MODE = b"120000", b"160000"
+logger = logging.getLogger(__name__)
+
+ASKED_AT_ONCE = 500  # objects: neither the names nor the answers fill a pipe, 64 kB
+LINK_MODE, SUBMODULE_MODE = "120000", "160000"
+PARTIAL = r"^(extensions\.partialclone|remote\..*\.promisor)$"  # settings of a partial clone
 
 
 @dataclass(frozen=True)
@@ -61,151 +43,145 @@ class Blob:
 
 
 def list_trees(path: str) -> Iterator[list[list]]:
-    """Chunks of one repository, or of all that lie right in a folder, in order of their names.
+    """Chunks of the repository `path`, or of all that lie below it, in order of their paths.
 
-    Raises: Refusal when there is none, or git cannot read one.
+    Raises: Refusal when there is none, or nothing of any can be read.
     """
     root = existing_folder(path)
-    children = sorted(child for child in root.iterdir() if not child.is_symlink())
-    git_dirs = [found for found in map(_git_dir, [root]) if found]
-    git_dirs = git_dirs or [found for found in map(_git_dir, children) if found]
-    if not git_dirs:
+    folders = layout.repositories_below(root, bare=True)
+    if not folders:
         raise Refusal(
-            f"sources: {path} is no git repository and has none right in it; use type=folder for "
-            "files without git."
+            f"sources: {path} is no git repository and has none in it; use type=folder for files "
+            "without git."
         )
-    blobs = itertools.chain.from_iterable(map(_list_blobs, git_dirs))
-    return in_chunks(([*vars(blob).values()], blob.size) for blob in blobs)
+    names = [layout.name_of(folder, root) for folder in folders]
+    layout.log_found(root, names)
+    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names))
+    way_out = "commit something, clone without --filter, or use type=folder"
+    usable = demand_usable(blobs, path, way_out)
+    return in_chunks(([*vars(blob).values()], blob.size) for blob in usable)
 
 
-def _git_dir(folder: Path) -> Path | None:
-    """Where git keeps the repository that `folder` is, or None when it is none."""
-    if (folder / ".git").exists():
-        return folder / ".git"
-    is_bare = (folder / "HEAD").is_file() and (folder / "objects").is_dir()
-    return folder if is_bare else None
-
-
-def _command(git_dir: Path | str, *words: str) -> list[str]:
-    # named by its folder, so that git never takes a repository further up for a broken one
-    settings = COMMANDS_OF_A_CONFIG | {"safe.directory": str(git_dir)}
-    pairs = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    return ["git", "--no-pager", f"--git-dir={git_dir}", *pairs, *words]
-
-
-def _start(git_dir: Path | str, *words: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
-    # without ours, which in a hook of git name another repository and its objects
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+def _list_repository(folder: Path, repo: str) -> Iterator[Blob]:
+    """The files of one repository; when git cannot read it, that is said and counted."""
+    git_dir = layout.git_dir_of(folder) or folder
     try:
-        return subprocess.Popen(
-            _command(git_dir, *words),
-            stdin=stdin or subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=inherited | ENVIRONMENT,
-        )
-    except FileNotFoundError:
-        raise Refusal(
-            "sources: git is not installed; install it, or use type=folder, which needs none."
-        ) from None
+        yield from _list_blobs(git_dir, repo)
+    except Unreadable as error:
+        logger.warning("%s is passed over as %s: %s", folder, error.reason, error)
+        yield Blob(str(git_dir), repo, "", "", 0, "", "", error.reason)
 
 
-def _run(git_dir: Path, *words: str) -> bytes:
-    process = _start(git_dir, *words)
-    output, errors = process.communicate()
-    _check(process, git_dir, errors)
-    return output
-
-
-def _check(process: subprocess.Popen[bytes], git_dir: Path | str, errors: bytes) -> None:
-    if process.returncode:
-        said = " ".join(errors.decode(errors="replace").split())
-        if "promisor remote" in said or "not allowed" in said:  # a transport, by our environment
-            raise Refusal(
-                f"sources: {git_dir} is a partial clone and lacks files of its HEAD, which are not "
-                "fetched here; clone it without --filter, or use type=folder."
-            )
-        raise Refusal(
-            f"sources: git cannot read HEAD of {git_dir} ({said[:200]}); commit something, repair "
-            "it, or use type=folder."
-        )
-
-
-def _list_blobs(git_dir: Path) -> Iterator[Blob]:
+def _list_blobs(git_dir: Path, repo: str) -> Iterator[Blob]:
     """Every file of HEAD, read from git as it comes."""
-    folder = git_dir.parent if git_dir.name == ".git" else git_dir
-    repo = folder.absolute().name.removesuffix(".git")
-    commit = _run(git_dir, "rev-parse", "--verify", "HEAD").decode().strip()
-    license = _license(git_dir, commit)
-    process = _start(git_dir, "ls-tree", "-r", "-l", "-z", "--full-tree", commit)
-    for record in _records(process):
-        head, _, name = record.partition(b"\t")
-        mode, _, sha, size = head.split()
-        path = os.fsdecode(name)
-        if SKIPPED_FOLDERS.intersection(path.split("/")):
-            continue
-        reason = "" if is_utf8(path) else "name_not_utf8"
-        reason = {LINK_MODE: "link", SUBMODULE_MODE: "submodule"}.get(mode, reason)
-        is_read = reason not in ("link", "submodule")
-        if is_read and size == b"BAD":
-            raise _lost(sha.decode(), path, git_dir)
-        num_bytes = int(size) if is_read else 0
-        yield Blob(str(git_dir), repo, path, sha.decode(), num_bytes, license, commit, reason)
-    _, errors = process.communicate()
-    _check(process, git_dir, errors)
+    commit = b"".join(records(git_dir, "rev-parse", "--verify", "HEAD")).decode().strip()
+    license, lacking = _license(git_dir, commit), _lacking(git_dir, commit)
+    marked, left_out = _marked(git_dir, commit), ""
+
+    def blobs() -> Iterator[Blob]:
+        nonlocal left_out
+        for record in records(git_dir, "ls-tree", "-r", "-z", "--full-tree", commit):
+            head, _, name = record.partition(b"\t")
+            mode, _, sha = head.decode().split()
+            path = os.fsdecode(name)
+            reason = {LINK_MODE: "link", SUBMODULE_MODE: "submodule"}.get(mode, "")
+            if folder := _left_out_folder(path, marked):
+                if folder == left_out:
+                    continue
+                path = left_out = folder
+                reason = FOLDER_LEFT_OUT
+            elif not reason and sha in lacking:
+                reason = MISSING
+            yield Blob(str(git_dir), repo, path, sha, 0, license, commit, reason)
+
+    return _with_sizes(git_dir, blobs())
 
 
-def _records(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What a process writes between NUL bytes, a block in memory at a time."""
-    rest = b""
-    while block := process.stdout.read(READ_BYTES):
-        *records, rest = (rest + block).split(b"\0")
-        yield from records
+def _left_out_folder(path: str, marked: set[str]) -> str:
+    """The outermost folder of a path that holds others' work, with a slash; else nothing."""
+    parts = path.split("/")
+    for position, name in enumerate(parts[:-1]):
+        folder = "/".join(parts[: position + 1])
+        if name in layout.BOOKKEEPING or layout.is_left_out(name) or folder in marked:
+            return folder + "/"
+    return ""
+
+
+def _marked(git_dir: Path, commit: str) -> set[str]:
+    """The folders below the top of a tree that hold one of layout.MARKS."""
+    marked = set()
+    for name in records(git_dir, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit):
+        parts = os.fsdecode(name).split("/")
+        if not layout.MARKS.isdisjoint(parts[1:]):
+            position = next(i for i, part in enumerate(parts) if i and part in layout.MARKS)
+            marked.add("/".join(parts[:position]))
+    return marked
+
+
+def _lacking(git_dir: Path, commit: str) -> set[str]:
+    """The objects of a commit that a partial clone lacks: git ends when it is asked for one."""
+    try:
+        _ = list(records(git_dir, "config", "--get-regexp", PARTIAL))
+    except Unreadable:  # no such setting
+        return set()
+    listing = b"".join(
+        records(git_dir, "rev-list", "--objects", "--missing=print", f"{commit}^{{tree}}")
+    )
+    lacking = {line[1:].decode() for line in listing.splitlines() if line.startswith(b"?")}
+    if lacking:
+        what = "%s is a partial clone and lacks %d objects of its HEAD; clone without --filter"
+        logger.warning(what, git_dir, len(lacking))
+    return lacking
+
+
+def _with_sizes(git_dir: Path, blobs: Iterator[Blob]) -> Iterator[Blob]:
+    """The blobs with their sizes; one that git does not have is missing."""
+    process = start(git_dir, "cat-file", "--batch-check=%(objectsize)", stdin=subprocess.PIPE)
+    try:
+        while group := list(itertools.islice(blobs, ASKED_AT_ONCE)):
+            asked = [blob.sha for blob in group if not blob.reason]
+            with suppress(BrokenPipeError):  # git has ended, and answers nothing below
+                process.stdin.write("".join(f"{sha}\n" for sha in asked).encode())
+                process.stdin.flush()
+            for blob in group:
+                yield blob if blob.reason else _sized(blob, process.stdout.readline())
+    finally:
+        end(process)
+
+
+def _sized(blob: Blob, answer: bytes) -> Blob:
+    if not answer:
+        raise Unreadable("unreadable_repository", f"git ended when asked for {blob.sha}")
+    size = answer.strip()
+    return replace(blob, size=int(size)) if size.isdigit() else replace(blob, reason=MISSING)
 
 
 def _license(git_dir: Path, commit: str) -> str:
-    """SPDX guess from the licence files at the top of the tree."""
-    for record in _run(git_dir, "ls-tree", "-z", commit).split(b"\0"):
+    """SPDX guess from the licence files at the top of the tree that git has."""
+    for record in records(git_dir, "ls-tree", "-z", commit):
         head, _, name = record.partition(b"\t")
         if head.startswith(b"100") and licenses.is_license_file(os.fsdecode(name)):
-            text = _run(git_dir, "cat-file", "blob", head.split()[2].decode())
-            found = licenses.guess(text.decode("utf-8", errors="replace"))
-            if found != licenses.UNKNOWN:
-                return found
+            with suppress(Unreadable):
+                text = b"\0".join(records(git_dir, "cat-file", "blob", head.split()[2].decode()))
+                found = licenses.guess(text.decode("utf-8", errors="replace"))
+                if found != licenses.UNKNOWN:
+                    return found
     return licenses.UNKNOWN
 
 
 def read(items: list[list]) -> Iterator[RawFile]:
     """The files of a chunk; one git process a repository gives the bytes of those asked for."""
     for git_dir, group in itertools.groupby(items, key=lambda item: item[0]):
-        process = _start(git_dir, "cat-file", "--batch", stdin=subprocess.PIPE)
+        contents = Contents(git_dir)
         for item in group:
             blob = Blob(*item)
             yield RawFile(
                 repo=blob.repo,
                 path=blob.path,
                 size=blob.size,
-                load=partial(_load, process, blob),
+                load=partial(contents.load, blob.sha),
                 license=blob.license,
                 commit=blob.commit,
                 reason=blob.reason,
             )
-        process.communicate()
-
-
-def _load(process: subprocess.Popen[bytes], blob: Blob) -> bytes:
-    """The bytes of a blob. Raises: Refusal when git has lost it."""
-    with suppress(BrokenPipeError):  # git has ended, and answers nothing below
-        process.stdin.write(blob.sha.encode() + b"\n")
-        process.stdin.flush()
-    header = process.stdout.readline().split()
-    if len(header) != 3:
-        raise _lost(blob.sha, blob.path, blob.git_dir)
-    return process.stdout.read(int(header[2]) + 1)[:-1]
-
-
-def _lost(sha: str, path: str, git_dir: Path | str) -> Refusal:
-    return Refusal(
-        f"sources: git has no object {sha} ({path}) in {git_dir}; fetch the whole history or use "
-        "type=folder."
-    )
+        contents.close()

@@ -10,7 +10,29 @@ from typing import Any
 
 from data_prep.document import RawFile
 from data_prep.rows import RowReader, as_items, row_reader
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal
+
+WAY_OUT = (
+    "check its name, config and split, your access and the network, then run the same command to "
+    "go on"
+)
+WAYS_OUT = (  # words of an error, and what helps then
+    (
+        "scripts are no longer supported",
+        "a loading script is not run: give revision=refs/convert/parquet if the hub has converted "
+        "it, or download its data files and use type=parquet or type=jsonl",
+    ),
+    (
+        "OfflineModeIsEnabled",
+        "HF_HUB_OFFLINE is set: unset it, or give the folder of a copy as dataset, or use "
+        "type=parquet or type=jsonl",
+    ),
+    (
+        "cast",
+        "its files differ in columns or types: give them as sources of their own with "
+        "type=parquet or type=jsonl, which read each file as it is",
+    ),
+)
 
 
 def list_hub(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -18,7 +40,7 @@ def list_hub(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     Raises: Refusal when it cannot be reached, does not exist or lacks a column.
     """
-    max_rows = _max_rows(options)
+    max_rows = options.get("max_rows", 0)
     with _refusing(options["dataset"]):
         dataset = _load(options)
         first = next(iter(dataset.take(1)), None)
@@ -45,13 +67,6 @@ def read_hub(items: dict[str, Any]) -> Iterator[RawFile]:
             yield reader.raw_file(row, f"{items['shard']}/{index}")
 
 
-def _max_rows(options: dict[str, Any]) -> int:
-    given = str(options.get("max_rows", 0))
-    if not given.isdigit():
-        raise Refusal(f"sources: max_rows is {given!r}; give a number of rows, 0 for all.")
-    return int(given)
-
-
 def _load(options: dict[str, Any]) -> Any:
     import datasets
 
@@ -66,14 +81,16 @@ def _load(options: dict[str, Any]) -> Any:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Turn what `datasets` raises for a wrong name, split or network into one sentence."""
+    """Turn whatever `datasets` and the libraries below it raise into one sentence: they read files
+    of any format, over any network, and promise no exceptions.
+    """
     try:
         yield
-    except Refusal:
+    except (Refusal, MemoryError):
         raise
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise Refusal(
-            f"sources: the dataset {name} cannot be read ({said}); check its name, config and "
-            "split, your access and the network, then run the same command to go on."
-        ) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS:
+            raise
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        way_out = next((text for words, text in WAYS_OUT if words in said), WAY_OUT)
+        raise Refusal(f"sources: the dataset {name} cannot be read ({said}); {way_out}.") from None

@@ -4,7 +4,9 @@ The standard library is the repository "cpython"; each distribution is a reposit
 its version stands for the commit. Nothing is imported or run.
 """
 
+import csv
 import importlib.metadata
+import logging
 import os
 import platform
 import re
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import licenses
-from data_prep.on_disk import SKIPPED_FOLDERS, Entry, entry_of, in_chunks, walk
+from data_prep.layout import BOOKKEEPING, LEFT_OUT
+from data_prep.on_disk import FOLDER_LEFT_OUT, Entry, entry_of, in_chunks, walk
 from hugcoder.refusal import Refusal
 
+logger = logging.getLogger(__name__)
+
 STANDARD_LIBRARY = "cpython"
-NOT_STANDARD = {"site-packages", "dist-packages"}
 MAX_NAME = 60  # characters; a License field that is longer holds the text, not the name
 
 
@@ -31,30 +35,19 @@ def list_installed(options: dict[str, Any]) -> Iterator[list[list]]:
     """
     found = _installed()
     wanted = options.get("distributions", sorted(found))
-    if isinstance(wanted, str):
-        wanted = [wanted]
+    wanted = [wanted] if isinstance(wanted, str) else wanted
     for name in wanted:
         if _normal(name) not in found:
             raise Refusal(
                 f"sources: the distribution {name!r} is not installed beside this Python; install "
                 "it or leave it out of distributions."
             )
-    has_stdlib = _flag(options, "stdlib", True)
-    return in_chunks(
-        (entry.as_list(), entry.size)
-        for entry in _list_entries(
-            [found[_normal(name)] for name in wanted],
-            has_stdlib,
-            _flag(options, "stdlib_tests", True),
-        )
+    entries = _list_entries(
+        [found[_normal(name)] for name in wanted],
+        options.get("stdlib", True),
+        options.get("stdlib_tests", True),
     )
-
-
-def _flag(options: dict[str, Any], name: str, default: bool) -> bool:
-    value = options.get(name, default)
-    if str(value).lower() not in ("true", "false"):
-        raise Refusal(f"sources: {name} is {value!r}; give true or false.")
-    return str(value).lower() == "true"
+    return in_chunks((entry.as_list(), entry.size) for entry in entries)
 
 
 def _list_entries(
@@ -62,10 +55,11 @@ def _list_entries(
 ) -> Iterator[Entry]:
     if has_stdlib:
         root = Path(sysconfig.get_paths()["stdlib"])
-        skipped = SKIPPED_FOLDERS | NOT_STANDARD | (set() if has_tests else {"test"})
-        yield from walk(
-            root, STANDARD_LIBRARY, "PSF-2.0", platform.python_version(), top_skipped=skipped
-        )
+        skipped = [] if has_tests else [root / "test"]
+        entries = walk(
+            root, STANDARD_LIBRARY, "PSF-2.0", platform.python_version(), skipped=skipped
+        )  # which caches there are depends on what was run, so they are not even counted
+        yield from (entry for entry in entries if entry.reason != FOLDER_LEFT_OUT)
     listed: set[str] = set()
     for distribution in distributions:
         yield from _list_distribution(distribution, listed)
@@ -81,7 +75,15 @@ def _installed() -> dict[str, importlib.metadata.Distribution]:
     folders = list(dict.fromkeys([paths["purelib"], paths["platlib"]]))
     found: dict[str, importlib.metadata.Distribution] = {}
     for distribution in importlib.metadata.distributions(path=folders):
-        found.setdefault(_normal(distribution.metadata["Name"]), distribution)
+        try:
+            name = distribution.metadata["Name"]
+        except ValueError:  # no UTF-8
+            name = None
+        if name:
+            found.setdefault(_normal(name), distribution)
+        else:  # what an installer leaves behind that was cut off
+            folder = distribution.locate_file("")
+            logger.warning("%s: a distribution without a name is passed over", folder)
     return found
 
 
@@ -90,14 +92,20 @@ def _list_distribution(
 ) -> Iterator[Entry]:
     """Files that lie in the library folder; each belongs to the first distribution that has it."""
     repo, license = _normal(distribution.metadata["Name"]), _license(distribution)
-    for path in sorted(str(file) for file in distribution.files or []):
+    version = distribution.version or ""
+    try:
+        files = sorted(str(file) for file in distribution.files or [])
+    except (OSError, ValueError, csv.Error):  # a damaged RECORD
+        yield Entry(repo, "RECORD", "", 0, 0, license, version, "unreadable")
+        return
+    for path in files:
         parts = path.split("/")
         file = str(distribution.locate_file(path))
-        if parts[0] == ".." or SKIPPED_FOLDERS.intersection(parts) or file in listed:
+        if parts[0] == ".." or (BOOKKEEPING | LEFT_OUT).intersection(parts) or file in listed:
             continue
         if os.path.lexists(file):  # a RECORD may name files that were removed since
             listed.add(file)
-            yield entry_of(file, path, repo, license, distribution.version)
+            yield entry_of(file, path, repo, license, version)
 
 
 def _license(distribution: importlib.metadata.Distribution) -> str:

@@ -1,26 +1,34 @@
 """Files in plain folders: walking, licence of a folder, reading.
 
-Links to files and folders are never followed, special files never opened. Folders that hold
-nothing a project wrote (SKIPPED_FOLDERS) are not entered, and their files are not counted as read.
+Links to files and folders are never followed, special files never opened. A folder that holds
+nothing a project wrote (data_prep.layout) is not entered and counts as one file, as does one that
+may not be read.
 """
 
+import itertools
+import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from data_prep import licenses
-from data_prep.document import RawFile
+from data_prep import layout, licenses
+from data_prep.counts import Counts
+from data_prep.document import RawFile, reason_unread
 from hugcoder.refusal import Refusal
 
-SKIPPED_FOLDERS = {".git", ".hg", ".svn", ".venv", ".work", "__pycache__", "node_modules"}
+logger = logging.getLogger(__name__)
+
+FOLDER_LEFT_OUT = "folder_left_out"  # the reason of data_prep.layout
 CHUNK_BYTES = 8_000_000
 CHUNK_FILES = 1_000
 LARGE = 1_000_000  # bytes; what is larger is mostly dropped unread and costs a chunk no time
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -54,95 +62,150 @@ def in_chunks(entries: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:
         yield chunk
 
 
-def list_folder(path: str, repo: str = "") -> Iterator[list[list]]:
-    """Chunks of a folder. Each top-level git work tree is a repository, the rest is one.
+def demand_usable(entries: Iterable[Found], place: str, way_out: str) -> Iterator[Found]:
+    """The entries of a source (each with repo, path and reason), as long as one of them is no drop.
 
-    Raises: Refusal when `path` is no folder.
+    Raises: Refusal after the last of them when there is none.
+    """
+    counts, is_usable = Counts(), False
+    for entry in entries:
+        is_usable = is_usable or not entry.reason
+        if not is_usable:
+            name = RawFile(entry.repo, entry.path, 0, bytes).name
+            counts.drop(entry.reason, 1, 0, [name])
+        yield entry
+    if not is_usable:
+        found = counts.told() or "it is empty"
+        raise Refusal(f"sources: {place} holds nothing that can be read ({found}); {way_out}.")
+
+
+def list_folder(path: str, repo: str = "", depth: int = 0) -> Iterator[list[list]]:
+    """Chunks of a folder: its repositories in order, and before them what lies in none of them,
+    which is one repository of its own.
+
+    Args: repo: the name of all, as one repository; depth: see data_prep.layout, 0 looks for .git.
+    Raises: Refusal when `path` is no folder, or nothing in it can be read.
     """
     root = existing_folder(path)
-    return in_chunks((entry.as_list(), entry.size) for entry in _list_repositories(root, repo))
+    inner = [] if repo else _repositories_in(root, depth)
+    name = repo or layout.name_of(root, root)
+    names = [layout.name_of(folder, root) for folder in inner]
+    layout.log_found(root, names or [name])
+    if not repo and not inner and layout.may_hold_several(root):
+        logger.info("%s: no folder has a .git; add depth=1 if each is a repository", root)
+    walks = [walk(root, name, skipped=inner), *map(walk, inner, names)]
+    entries = itertools.chain.from_iterable(walks)
+    usable = demand_usable(entries, path, "check its path and who may read it")
+    return in_chunks((entry.as_list(), entry.size) for entry in usable)
+
+
+def _repositories_in(root: Path, depth: int) -> list[Path]:
+    if depth:
+        return layout.folders_at(root, depth)
+    found = layout.repositories_below(root)
+    return [] if found == [root] else found
 
 
 def existing_folder(path: str) -> Path:
-    """`path` as a Path without "~". Raises: Refusal when it is no folder."""
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise Refusal(f"sources: the folder {path} does not exist; check its path.")
-    return root
-
-
-def _list_repositories(root: Path, repo: str) -> Iterator[Entry]:
-    inner = [] if (root / ".git").exists() or repo else work_trees_in(root)
-    skipped = SKIPPED_FOLDERS | {tree.name for tree in inner}
-    name = repo or root.absolute().name
-    yield from walk(root, name, license_of(root), top_skipped=skipped)
-    for tree in inner:
-        yield from walk(tree, tree.name, license_of(tree))
-
-
-def work_trees_in(root: Path) -> list[Path]:
-    """The folders right below `root` that are git work trees, by name; links are not followed."""
-    children = (child for child in root.iterdir() if not child.is_symlink())
-    return sorted(child for child in children if (child / ".git").exists())
+    """`path` as a Path without "~". Raises: Refusal when it is no folder, or may not be read."""
+    root = os.path.expanduser(path)
+    if not os.path.isdir(root):
+        what = "is a file, not a folder" if os.path.exists(root) else "does not exist"
+        raise Refusal(f"sources: the folder {path} {what}; check its path.")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise Refusal(f"sources: the folder {path} may not be read; ask its owner, or copy it.")
+    return Path(root)
 
 
 def license_of(folder: Path) -> str:
-    """SPDX guess from the licence files that lie right in `folder`."""
-    for file in sorted(folder.iterdir()):
-        if licenses.is_license_file(file.name) and file.is_file() and not file.is_symlink():
-            with file.open("rb") as stream:
-                head = stream.read(licenses.NUM_CHARACTERS)
-            found = licenses.guess(head.decode("utf-8", errors="replace"))
-            if found != licenses.UNKNOWN:
+    """SPDX guess from the licence files that lie right in `folder` and may be read."""
+    with suppress(OSError):  # the walk counts a folder that is unreadable
+        names = sorted(filter(licenses.is_license_file, os.listdir(folder)))
+        for file in (folder / name for name in names):
+            if (found := licenses.guess(_head_of(file))) != licenses.UNKNOWN:
                 return found
     return licenses.UNKNOWN
+
+
+def _head_of(file: Path) -> str:
+    """The first characters of a licence file; none of what is no file, or may not be read."""
+    try:
+        if not stat.S_ISREG(os.lstat(file).st_mode):
+            return ""
+        with file.open("rb") as stream:
+            return stream.read(licenses.NUM_CHARACTERS).decode("utf-8", errors="replace")
+    except OSError as error:
+        reason_unread(error)
+        logger.warning("%s cannot be read (%s): its licence is unknown", file, error.strerror)
+        return ""
 
 
 def walk(
     root: Path,
     repo: str,
-    license: str = licenses.UNKNOWN,
+    license: str = "",
     commit: str = "",
-    top_skipped: set[str] = SKIPPED_FOLDERS,
+    skipped: Iterable[Path] = (),
 ) -> Iterator[Entry]:
     """Every file below `root` in a fixed order, one folder in memory at a time.
 
-    Args: top_skipped: names of folders right below `root` that are not entered.
+    Args: license: looked for in `root` when not given; skipped: folders below `root` that are
+    neither entered nor counted.
     """
+    license = license or license_of(root)
+    passed = {os.path.join(root, os.path.relpath(folder, root)) for folder in skipped}
     folders = [str(root)]
     while folders:
         folder = folders.pop()
-        skipped = top_skipped if folder == str(root) else SKIPPED_FOLDERS
-        with os.scandir(folder) as listing:
-            children = sorted(listing, key=lambda child: child.name)
+        path = "" if folder == str(root) else os.path.relpath(folder, root) + os.sep
+        try:
+            with os.scandir(folder) as listing:
+                children = sorted(listing, key=lambda child: child.name)
+        except OSError as error:
+            yield _folder_entry(repo, path, folder, license, commit, reason_unread(error))
+            continue
+        names = {child.name for child in children}
+        if path and layout.is_left_out(os.path.basename(folder), names):
+            yield _folder_entry(repo, path, folder, license, commit, FOLDER_LEFT_OUT)
+            continue
         inner = []
         for child in children:
-            if child.is_dir(follow_symlinks=False):
-                if child.name not in skipped:
-                    inner.append(child.path)
-                continue
-            yield entry_of(child.path, os.path.relpath(child.path, root), repo, license, commit)
+            if not _is_folder(child):
+                yield entry_of(child.path, path + child.name, repo, license, commit)
+            elif child.name not in layout.BOOKKEEPING and child.path not in passed:
+                inner.append(child.path)
         folders += reversed(inner)
+
+
+def _is_folder(child: os.DirEntry) -> bool:
+    try:
+        return child.is_dir(follow_symlinks=False)
+    except OSError:  # where the disk has to be asked and does not tell; it is counted as a file
+        return False
+
+
+def _folder_entry(
+    repo: str, path: str, folder: str, license: str, commit: str, reason: str
+) -> Entry:
+    return Entry(repo, path.replace(os.sep, "/"), folder, 0, 0, license, commit, reason)
 
 
 def entry_of(file: str, path: str, repo: str, license: str, commit: str) -> Entry:
     """What the folder says of one file, with the reason why it is out, if it is."""
-    status = os.lstat(file)
     path = path.replace(os.sep, "/")
+    try:
+        status = os.lstat(file)
+    except OSError as error:
+        return Entry(repo, path, file, 0, 0, license, commit, reason_unread(error))
     reason = ""
     if stat.S_ISLNK(status.st_mode):
         reason = "link"
     elif not stat.S_ISREG(status.st_mode):
         reason = "not_a_regular_file"
-    elif not is_utf8(path):
-        reason = "name_not_utf8"
-    size = 0 if reason in ("link", "not_a_regular_file") else status.st_size
+    elif licenses.is_license_file(os.path.basename(file)) and not os.access(file, os.R_OK):
+        reason = "unreadable"  # others are asked when they are read; this one was, for its licence
+    size = 0 if reason else status.st_size
     return Entry(repo, path, file, size, status.st_mtime_ns, license, commit, reason)
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name that the file system gave is valid UTF-8."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def read(items: list[list]) -> Iterator[RawFile]:

@@ -217,12 +217,10 @@ def write_shards(
 
 
 def _nothing_usable(counts: Counts) -> str:
-    reasons = ", ".join(
-        f"{reason} {drops.files:,} (such as {drops.samples[0]})"
-        for reason, drops in counts.largest_reasons()[:3]
-    )
     found = f"{counts.read.files:,} files ({counts.read.bytes:,} bytes) were read"
-    return f"no usable file: {found}; dropped: {reasons or 'none'}. Check sources and languages."
+    return (
+        f"no usable file: {found}; dropped: {counts.told() or 'none'}. Check sources and languages."
+    )
 
 
 def _versions(*names: str) -> dict[str, str]:

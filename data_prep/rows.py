@@ -4,6 +4,7 @@ The columns of The Stack, StarCoderData, our own corpora and the like are known;
 the option `columns`, which maps our names to the table's: {"content": "text"}.
 """
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class RowReader:
             load=lambda: data,
             license=self._text(row, "license") or licenses.UNKNOWN,
             commit=self._text(row, "commit"),
-            language=self.language or self._text(row, "language").lower(),
+            language=(self.language or self._text(row, "language")).lower(),
             reason=reason or ("" if repo else "no_repository"),
         )
 
@@ -53,6 +54,8 @@ class RowReader:
         value = row.get(self.columns.get(name, ""))
         if isinstance(value, list):
             return ", ".join(map(str, value))
+        if isinstance(value, bytes):  # what is no UTF-8 is found later, as of a file's name
+            return value.decode("utf-8", "surrogateescape")
         return "" if value is None else str(value)
 
 
@@ -74,11 +77,12 @@ def row_reader(available: Iterable[str], options: dict[str, Any], place: str) ->
     available = list(available)
     given = options.get("columns", {})
     for ours, theirs in given.items():
-        if ours not in KNOWN_COLUMNS or theirs not in available:
+        if theirs not in available:
+            close = difflib.get_close_matches(theirs, available, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
             raise Refusal(
-                f"sources: columns {{{ours!r}: {theirs!r}}} maps none of "
-                f"{', '.join(KNOWN_COLUMNS)} to a column of {place}, which has "
-                f"{', '.join(available)}."
+                f"sources: columns takes {ours} from {theirs!r}, and {place} has the columns "
+                f"{', '.join(map(repr, available))}.{hint}"
             )
     columns = {
         ours: next(name for name in names if name in available)
@@ -91,7 +95,7 @@ def row_reader(available: Iterable[str], options: dict[str, Any], place: str) ->
 
 
 def _check(reader: RowReader, available: list[str], place: str) -> None:
-    there = f"{place} has the columns {', '.join(available)}"
+    there = f"{place} has the columns {', '.join(map(repr, available))}"
     if "content" not in reader.columns:
         raise Refusal(
             f"sources: {there}, and none is known to hold a file; add "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.collect import ROW_GROUP_BYTES, schema
+from data_prep.collect import ROW_GROUP_BYTES, schema, written_to
 from data_prep.table_of_files import FileTable
 from hugcoder.file_table import hash_files
 from hugcoder.files import atomic, format_demanded
@@ -51,6 +51,7 @@ def write_shard(plan: ShardPlan, chunks: list[Path], output_dir: Path) -> dict[s
 
     path = output_dir / plan.name
     with (
+        written_to(path),
         atomic(path) as temporary,
         pyarrow.parquet.ParquetWriter(temporary, schema(), compression="zstd") as writer,
     ):

@@ -8,17 +8,18 @@ of identical files the first listed stays.
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from data_prep import git_trees, hub, installed_python, on_disk, tables
 from data_prep.document import RawFile
+from data_prep.source_options import checked
 from hugcoder.refusal import Refusal
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # of each type; the first one must be given, "" for none
-    "folder": ("path", "repo"),
+    "folder": ("path", "repo", "depth"),
     "git": ("path",),
     "python": ("", "distributions", "stdlib", "stdlib_tests"),
     "parquet": ("path", "repo", "language", "columns"),
@@ -63,7 +64,7 @@ def parse_sources(words: list[str]) -> list[Source]:
 def _parse_source(word: str) -> Source:
     options = _options(word)
     kind = options.pop("type", None)
-    if kind not in OPTIONS:
+    if not isinstance(kind, str) or kind not in OPTIONS:
         raise Refusal(f"sources: {word!r} has type {kind!r}; give one of {', '.join(OPTIONS)}.")
     known = ("name", *filter(None, OPTIONS[kind]))
     for option in options:
@@ -74,29 +75,56 @@ def _parse_source(word: str) -> Source:
     needed = OPTIONS[kind][0]
     if needed and not options.get(needed):
         raise Refusal(f"sources: a {kind} source needs {needed}=..., and {word!r} has none.")
-    place = str(options.get(needed, kind))
+    options = {option: checked(option, value) for option, value in options.items()}
+    if options.get("repo") and options.get("depth"):
+        raise Refusal(
+            f"sources: {word!r} has repo, which makes one repository of all, and depth, which "
+            "looks for several; give one of them."
+        )
+    place = options.get(needed, kind)
     name = options.pop("name", None) or (place if kind == "hub" else _base(place))
-    return Source(str(name), kind, options)
+    return Source(name, kind, options)
 
 
 def _base(place: str) -> str:
-    return place if place in OPTIONS else Path(place).absolute().name
+    if place in OPTIONS:
+        return place
+    return os.path.basename(os.path.abspath(os.path.expanduser(place))) or place
 
 
 def _options(word: str) -> dict[str, Any]:
     """A JSON object, or k=v words with commas between them."""
-    if word.lstrip().startswith("{"):
+    if word.lstrip()[:1] in tuple('{["'):
         try:
-            return json.loads(word)
-        except json.JSONDecodeError as error:
-            raise Refusal(f"sources: {word!r} is not valid JSON: {error}.") from None
-    pairs = [part.partition("=") for part in word.split(",")]
-    if any(not equals for _, equals, _ in pairs):
+            pairs = json.loads(word, object_pairs_hook=_Pairs)
+        except (ValueError, RecursionError) as error:
+            raise Refusal(f"sources: {word[:200]!r} is not valid JSON: {error}.") from None
+        if not isinstance(pairs, _Pairs):
+            raise Refusal(
+                f"sources: {word!r} is JSON but no object; give "
+                '{"type": "folder", "path": "src"}, or type=folder,path=src.'
+            )
+        return _without_doubles(word, pairs)
+    parts = [part.partition("=") for part in word.split(",")]
+    if any(not equals for _, equals, _ in parts):
         raise Refusal(
             f"sources: {word!r} is not of the form type=folder,path=src; write JSON where a value "
             "holds a comma."
         )
-    return {key: value for key, _, value in pairs}
+    return _without_doubles(word, [(key.strip(), value) for key, _, value in parts])
+
+
+class _Pairs(list):
+    """A JSON object with all of its pairs."""
+
+
+def _without_doubles(word: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in options:
+            raise Refusal(f"sources: {word!r} gives {key} twice; give it once.")
+        options[key] = _without_doubles(word, value) if isinstance(value, _Pairs) else value
+    return options
 
 
 def list_chunks(source: Source) -> Iterator[Chunk]:
@@ -108,7 +136,9 @@ def list_chunks(source: Source) -> Iterator[Chunk]:
 def _list_items(kind: str, options: dict[str, Any]) -> Iterator[Any]:
     """What the chunks of a source of this type hold."""
     if kind == "folder":
-        return on_disk.list_folder(options["path"], options.get("repo", ""))
+        return on_disk.list_folder(
+            options["path"], options.get("repo", ""), options.get("depth", 0)
+        )
     if kind == "git":
         return git_trees.list_trees(options["path"])
     if kind == "python":

@@ -14,6 +14,7 @@ from data_prep.filters.decode import decode
 from data_prep.filters.empty import empty
 from data_prep.filters.encoded_data import HEXADECIMAL, UNICODE_ESCAPES, encoded_data
 from data_prep.filters.generated import generated
+from data_prep.filters.lfs_pointer import lfs_pointer
 from data_prep.filters.line_length import line_length
 from data_prep.languages import language_of
 from data_prep.split import choose_held_out
@@ -35,6 +36,16 @@ def test_white_space_is_nothing():
     assert empty(document("")) == empty(document(" \n\t\r\n")) == "empty"
     assert empty(document("\ufeff\n")) == "empty"
     assert empty(document("\n.")) is None
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def test_a_pointer_of_git_lfs_is_no_file():
+    assert lfs_pointer(document(POINTER)) == "git_lfs_pointer"
+    assert lfs_pointer(document(POINTER + "#" * (1_023 - len(POINTER)))) == "git_lfs_pointer"
+    assert lfs_pointer(document(POINTER + "#" * (1_024 - len(POINTER)))) is None
+    assert lfs_pointer(document(f'POINTER = "{POINTER}"\n')) is None
 
 
 def test_the_longest_line_counts_at_1000_characters():

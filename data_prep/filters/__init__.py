@@ -10,6 +10,15 @@ from data_prep.filters.decode import decode
 from data_prep.filters.empty import empty
 from data_prep.filters.encoded_data import encoded_data
 from data_prep.filters.generated import generated
+from data_prep.filters.lfs_pointer import lfs_pointer
 from data_prep.filters.line_length import line_length
 
-FILTERS = (decode, empty, line_length, generated, alpha, encoded_data)  # decode first, then cheap
+FILTERS = (
+    decode,
+    empty,
+    lfs_pointer,
+    line_length,
+    generated,
+    alpha,
+    encoded_data,
+)  # decode first, then cheap
