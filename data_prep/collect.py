@@ -13,6 +13,7 @@ from typing import Any
 from data_prep.counts import Counts
 from data_prep.document import Document, RawFile
 from data_prep.filters import FILTERS
+from data_prep.filters.by_name import by_name
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.corpus import COLUMNS
@@ -57,7 +58,7 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
 def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, int]:
     """The document, or the reason why it is dropped and the bytes it had."""
     language = raw.language or language_of(raw.path)
-    if reason := raw.reason or _reason_unread(raw.size, language, rules):
+    if reason := raw.reason or _reason_unread(raw, language, rules):
         return reason, raw.size
     try:
         data = raw.load()
@@ -70,12 +71,14 @@ def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, in
     return document
 
 
-def _reason_unread(size: int, language: str, rules: Rules) -> str | None:
+def _reason_unread(raw: RawFile, language: str, rules: Rules) -> str | None:
     if not language:
         return "unknown_language"
     if rules.languages and language not in rules.languages:
         return "other_language"
-    return "too_large" if size > rules.max_file_bytes else None
+    if reason := by_name(raw.path, language, rules.languages):
+        return reason
+    return "too_large" if raw.size > rules.max_file_bytes else None
 
 
 def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:

@@ -181,7 +181,7 @@ def test_a_run_that_was_cut_off_goes_on_and_equals_an_unbroken_one(
 
 def test_a_source_that_changed_since_the_run_was_cut_off_is_read_again(tree, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "load_table", lambda chunks: 1 / 0)
+        broken.setattr(pipeline, "load_table", lambda *words: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_corpus(arguments(tree, tmp_path / "out"))
     (tree / "repo_00" / "module_0.py").write_text(code("changed"))

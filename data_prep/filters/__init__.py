@@ -2,14 +2,25 @@
 
 A rule is a function of a Document that returns the reason for dropping it, or None. Thresholds are
 StarCoder2's (arXiv 2402.19173, section 2.1) unless the rule says otherwise. Rules that need only
-the name or size of a file are in data_prep.collect, so that such a file is never read.
+the name or size of a file (by_name, data_prep.collect) run before such a file is read.
 """
 
 from data_prep.filters.alpha import alpha
+from data_prep.filters.data_lines import data_lines
 from data_prep.filters.decode import decode
 from data_prep.filters.empty import empty
 from data_prep.filters.encoded_data import encoded_data
 from data_prep.filters.generated import generated
 from data_prep.filters.line_length import line_length
+from data_prep.filters.visible_text import visible_text
 
-FILTERS = (decode, empty, line_length, generated, alpha, encoded_data)  # decode first, then cheap
+FILTERS = (  # decode first, then cheap ones
+    decode,
+    empty,
+    line_length,
+    data_lines,
+    generated,
+    alpha,
+    visible_text,
+    encoded_data,
+)
