@@ -66,8 +66,8 @@ def choose_documents(
     if not rows:
         raise Refusal(
             f"{corpus} holds nothing out, so there is nothing to evaluate on; make the corpus with "
-            "--held_out NAME or --held_out_repositories 1 (of one repository with --held_out_by "
-            "folder or file), or give --corpus one that does."
+            "`python -m data_prep` and --held_out NAME or --held_out_repositories 1 (of one "
+            "repository with --held_out_by folder or file), or give --corpus one that does."
         )
     fitting = [row for row in rows if 0 < row["size"] <= min(max_file_bytes, max_bytes)]
     if not fitting:

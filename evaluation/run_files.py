@@ -154,6 +154,8 @@ def _read_corpus(path: str, *, is_required: bool) -> dict[str, Any] | None:
     with keys_demanded(Path(path)):
         for name in ACCOUNTS if "counts" in manifest else ():
             manifest[name]
+        if corpus.held_out_by(manifest) != corpus.REPOSITORY:
+            manifest["held_out_units"]
     return manifest
 
 

@@ -37,6 +37,8 @@ def manifest_of(corpus: Path) -> dict[str, Any]:
     with keys_demanded(corpus):
         files_of(manifest)
         manifest["fingerprint"][:1]  # a text
+        if held_out_by(manifest) not in (REPOSITORY, FOLDER, FILE):
+            raise ValueError(f"held_out_by is {manifest['held_out_by']!r}")
     return manifest
 
 

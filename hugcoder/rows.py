@@ -266,9 +266,9 @@ def _no_documents(store: TokenStore) -> str:
     if store.split == HELD_OUT:
         return (
             f"{store.folder} holds nothing out, so there is nothing to score during training; "
-            "give --held_out_rows 0 to train without scores, or make the corpus again with "
-            "--held_out NAME or --held_out_repositories 1 (of one repository with --held_out_by "
-            "folder or file) and tokenize it."
+            "give --held_out_rows 0 to train without scores, or make and tokenize the corpus again "
+            "with `python -m data_prep` and --held_out NAME or --held_out_repositories 1 (of one "
+            "repository with --held_out_by folder or file)."
         )
     return f"the {store.split} split of {store.folder} holds no documents; build a larger corpus."
 

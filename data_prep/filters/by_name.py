@@ -2,7 +2,7 @@
 
 Lock files and minified files are what StarCoder2 dropped as generated (go-enry's is_generated, of
 linguist's names); the names that a text file must have are StarCoder2's. For drawings (svg) its
-paper has no rule: leaving them out is ours, as snapshots of tests had filled a third of a corpus.
+paper has no rule: leaving them out is ours, as snapshots of tests can outweigh the code.
 """
 
 # those that end in .lock or .sum are in no language and dropped as such
