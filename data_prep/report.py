@@ -155,7 +155,7 @@ def _held_out_line(manifest: dict[str, Any]) -> str:
         of = f"{len(held_out)} of {len(manifest['repositories'])} repositories"
     else:
         held_out = manifest["held_out_units"]
-        of = f"{len(held_out):,} {plural_of(by)}"
+        of = f"{len(held_out):,} {by if len(held_out) == 1 else plural_of(by)}"
     shown = held_out if by == REPOSITORY else held_out[:NAMES_SHOWN]
     more = f" and {len(held_out) - len(shown):,} more" if len(held_out) > len(shown) else ""
     return f"held out ({of}): {', '.join(shown) or 'none'}{more}"

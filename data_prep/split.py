@@ -20,6 +20,7 @@ from hugcoder.corpus import FILE, FOLDER, REPOSITORY, plural_of
 from hugcoder.refusal import Refusal
 
 MIN_LANGUAGE_SHARE = 0.01  # of the bytes; no repository is held out for the sake of a rarer one
+MAX_ORDERS = 20  # in which candidates are tried where one order does not bring every language
 NAMES_SHOWN = 20
 FINER = {  # how to hold out of less than there is, as a part of a refusal
     REPOSITORY: "give --held_out_by folder (or file) to hold out parts of a repository, ",
@@ -72,7 +73,15 @@ def choose_held_out(
     candidates.sort(key=lambda position: keyed_hash(seed, names[position].encode()))
     if not wanted or has is None or has.shape[1] < 2:
         return set(candidates[:wanted])
-    chosen = _of_every_language(candidates, wanted, has, owns)
+    owns = owns & (has.sum(axis=0) > 1)  # of a language that only one has, nothing can be both
+    orders = (candidates[n:] + candidates[:n] for n in range(min(len(candidates), MAX_ORDERS)))
+    chosen: set[int] = set()
+    for order in orders:  # the first that brings most languages; nearly always the very first
+        found = _of_every_language(order, wanted, has, owns)
+        if owns[sorted(found)].any(axis=0).sum() > owns[sorted(chosen)].any(axis=0).sum():
+            chosen = found
+        if (owns[sorted(chosen)].any(axis=0) == owns.any(axis=0)).all():
+            break
     rest = [position for position in candidates if position not in chosen]
     left = has.sum(axis=0) - has[sorted(chosen)].sum(axis=0)  # holders that training keeps
     for is_spared in (True, False):  # those whose language training would lose come last
@@ -89,7 +98,7 @@ def _of_every_language(
     candidates: list[int], wanted: int, has: np.ndarray, owns: np.ndarray
 ) -> set[int]:
     """The first candidates that bring a language not held out yet and leave training every one."""
-    open_languages = np.ones(has.shape[1], dtype=bool)
+    open_languages = owns.any(axis=0)
     left = has.sum(axis=0)
     chosen: list[int] = []
     for position in candidates:

@@ -421,7 +421,7 @@ def test_folders_that_are_held_out_are_named_and_the_repository_is_trained_on(ru
     assert "2 to train on, of which 2 folders are held out; a folder is wholly on one" in text
     assert "left/src, left/tests" in text
     write_json(folder / "manifest.json", corpus)
-    with pytest.raises(Refusal, match="is damaged .*held_out_units"):
+    with pytest.raises(Refusal, match=r"is damaged .*held_out_units"):
         report_of(run, "--corpus", str(folder))
 
 
