@@ -14,9 +14,11 @@ import sys
 from hugcoder.refusal import entry_point
 
 DESCRIPTION = (
-    "Curate repositories into a corpus. Then: python -m data_prep tokenize --help (a corpus to a "
-    "token store), and python -m data_prep verify FOLDER (compare a corpus, a store, a model or a "
-    "tokenizer with the sizes and hashes in its manifest, as after copying it)."
+    "Curate repositories into a corpus, as in: python -m data_prep "
+    "configs/corpora/my_repositories.yaml --output_dir data/mine. Two further programs: python -m "
+    "data_prep tokenize --help (a corpus to a token store), and python -m data_prep verify FOLDER "
+    "(compare a corpus, a store, a model or a tokenizer with the sizes and hashes in its manifest, "
+    "as after copying it). Sources, rules and defaults: docs/corpus.md."
 )
 
 

@@ -3,11 +3,19 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 from data_prep.languages import check_languages
+from data_prep.rows import KNOWN_COLUMNS
+from data_prep.sources import OPTIONS
+from hugcoder.corpus import REPOSITORY
 from hugcoder.refusal import Refusal
 
 HELD_OUT_FRACTION = 0.05
+HELD_OUT_REPOSITORIES = 1
+TYPES = "; ".join(
+    f"{kind} ({', '.join(filter(None, (*options, 'name')))})" for kind, options in OPTIONS.items()
+)
 
 
 @dataclass
@@ -17,8 +25,10 @@ class CorpusArguments:
     sources: list[str] = field(
         metadata={
             "help": 'Where files come from, each as JSON ({"type": "python"}) or words '
-            "(type=folder,path=src). Types: folder, git, python, parquet, jsonl, hub. The order "
-            "counts: of identical files the first found stays."
+            f"(type=folder,path=src). Types with their options: {TYPES}. A path or a dataset must "
+            "be given; what each option says stands in docs/corpus.md. columns maps the roles "
+            f"{', '.join(KNOWN_COLUMNS)} to a table's own names where they are not known, as in "
+            '{"content": "body"}. The order counts: of identical files the first found stays.'
         }
     )
     output_dir: str = field(
@@ -28,15 +38,33 @@ class CorpusArguments:
         default_factory=list,
         metadata={"help": "Languages that are kept; none given keeps every known one."},
     )
+    held_out: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Names of the repositories that training never sees, as in `trio zod`; with "
+            "held_out_by folder or file, folders (`zod/src`) or files. None given lets the seed "
+            "choose, so that every language with two repositories is held out and trained on."
+        },
+    )
+    held_out_by: Literal["repository", "folder", "file"] = field(
+        default=REPOSITORY,
+        metadata={
+            "help": "What is held out as a whole. By folder or file, one repository can be split; "
+            "neighbours then lie on both sides, and scores flatter."
+        },
+    )
     held_out_fraction: float = field(
         default=HELD_OUT_FRACTION,
-        metadata={"help": "Share of the repositories that training never sees, 0 to below 1."},
+        metadata={
+            "help": "Share of the repositories (folders, files) that training never sees, 0 to "
+            "below 1."
+        },
     )
     held_out_repositories: int = field(
-        default=1,
+        default=HELD_OUT_REPOSITORIES,
         metadata={
-            "help": "Least number of repositories that training never sees; 0 holds none out, "
-            "whatever the fraction."
+            "help": "Least number of repositories (folders, files) that training never sees; 0 "
+            "holds none out, whatever the fraction."
         },
     )
     max_file_bytes: int = field(
@@ -70,6 +98,8 @@ class CorpusArguments:
                 f"held_out_repositories 0 holds nothing out and held_out_fraction "
                 f"{self.held_out_fraction} does; give only one of them."
             )
+        if self.held_out:
+            _check_named(self)
         for name in ("held_out_repositories", "max_bytes", "num_workers"):
             if getattr(self, name) < 0:
                 raise Refusal(f"{name} {getattr(self, name)} is negative; give 0 or more.")
@@ -81,3 +111,19 @@ class CorpusArguments:
     @property
     def worker_count(self) -> int:
         return self.num_workers or len(os.sched_getaffinity(0))
+
+
+def _check_named(arguments: CorpusArguments) -> None:
+    """Raises: Refusal when both names and numbers say what is held out."""
+    if len(set(arguments.held_out)) < len(arguments.held_out):
+        raise Refusal(f"held_out names one twice: {', '.join(arguments.held_out)}.")
+    defaults = {
+        "held_out_repositories": HELD_OUT_REPOSITORIES,
+        "held_out_fraction": HELD_OUT_FRACTION,
+    }
+    for name, default in defaults.items():
+        if (value := getattr(arguments, name)) != default:
+            raise Refusal(
+                f"held_out names what is held out, and {name} {value} says how much; give only "
+                "one of them."
+            )

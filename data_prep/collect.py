@@ -15,6 +15,8 @@ from typing import Any
 from data_prep.counts import Counts
 from data_prep.document import Document, RawFile, Unreadable, is_utf8, reason_unread
 from data_prep.filters import FILTERS
+from data_prep.filters.by_name import by_name
+from data_prep.filters.lfs_pointer import lfs_pointer
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.corpus import COLUMNS
@@ -80,6 +82,8 @@ def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, in
     except OSError as error:  # it went away since it was listed, or is private
         return reason_unread(error), raw.size
     document = Document(source, raw.repo, raw.path, language, raw.license, raw.commit, data)
+    if reason := lfs_pointer(document) or by_name(raw.path, language, rules.languages):
+        return reason, document.size
     for rule in FILTERS:
         if reason := rule(document):
             return reason, document.size

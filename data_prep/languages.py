@@ -62,6 +62,7 @@ EXTENSIONS: dict[str, str] = {
     "solidity": "sol",
     "sql": "sql",
     "svelte": "svelte",
+    "svg": "svg",
     "swift": "swift",
     "systemverilog": "sv svh",
     "tcl": "tcl",
@@ -73,10 +74,12 @@ EXTENSIONS: dict[str, str] = {
     "vhdl": "vhd vhdl",
     "vim script": "vim",
     "vue": "vue",
-    "xml": "xml xsd xsl xslt svg",
+    "xml": "xml xsd xsl xslt",
     "yaml": "yaml yml",
     "zig": "zig",
 }
+# linguist's types data and markup as far as they hold data; the table has no csv at all
+DATA_LIKE = {"html", "ini", "json", "svg", "text", "toml", "xml", "yaml"}
 FILENAMES: dict[str, str] = {
     "cmakelists.txt": "cmake",
     "dockerfile": "dockerfile",

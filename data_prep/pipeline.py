@@ -20,15 +20,21 @@ import numpy as np
 
 from data_prep.arguments import CorpusArguments
 from data_prep.collect import Rules, collect_chunk
-from data_prep.counts import Counts
+from data_prep.counts import NUM_SAMPLES, Counts
 from data_prep.dedup import group_contents, owns_content, winners
-from data_prep.report import account, table_text
+from data_prep.report import account, table_text, warnings_of
 from data_prep.shards import plan_shards, write_shard
 from data_prep.sources import Chunk, Source, list_chunks, parse_sources
-from data_prep.split import choose_held_out, keyed_hash, num_held_out
-from data_prep.table_of_files import FileTable, load_table
+from data_prep.split import (
+    MIN_LANGUAGE_SHARE,
+    choose_held_out,
+    keyed_hash,
+    named_held_out,
+    num_held_out,
+)
+from data_prep.table_of_files import FileTable, load_table, names_of_rows
 from data_prep.workers import run_tasks
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, check_files, fingerprint_of
+from hugcoder.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, check_files, fingerprint_of
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest, write_json
 from hugcoder.ownership import contents, owned
 from hugcoder.refusal import Refusal
@@ -36,6 +42,7 @@ from hugcoder.refusal import Refusal
 logger = logging.getLogger(__name__)
 
 WORK = ".work"
+YOUNGER_SETTINGS = {"held_out": [], "held_out_by": REPOSITORY}  # than the first corpora
 NOT_IN_RECIPE = ("output_dir", "num_workers")  # they do not change what the corpus holds
 
 
@@ -60,16 +67,17 @@ def _make_corpus(
     _check_output_dir(output_dir)
     sources = parse_sources(arguments.sources)
     counts, chunks = collect(sources, arguments, output_dir / WORK)
-    table = load_table(chunks)
+    table = load_table(chunks, arguments.held_out_by)
     if not len(table):
         raise Refusal(_nothing_usable(counts))
-    is_held_out, stays = choose(table, arguments, counts)
+    is_held_out, stays = choose(table, arguments, counts, chunks)
     written = write_shards(table, is_held_out, stays, chunks, arguments)
     counts.check()
     manifest = {
         "kind": "corpus",
         "recipe": recipe,
-        **account(table, is_held_out, stays, counts),
+        **account(table, is_held_out, stays, counts, arguments.held_out_by),
+        "warnings": warnings_of(table, is_held_out, stays, arguments),
         "shards": written,
         "fingerprint": fingerprint_of(written),
         "versions": {"python": platform.python_version(), **_versions("pyarrow", "numpy")},
@@ -97,7 +105,7 @@ def _same_corpus(
         )
     check_files(output_dir)
     with keys_demanded(output_dir):
-        there = complete["recipe"]
+        there = YOUNGER_SETTINGS | complete["recipe"]
         table_text(complete)
     if there == recipe:
         logger.info("%s is complete and of the same recipe; nothing to do", output_dir)
@@ -147,29 +155,49 @@ def collect(
 
 
 def choose(
-    table: FileTable, arguments: CorpusArguments, counts: Counts
+    table: FileTable, arguments: CorpusArguments, counts: Counts, chunks: list[Path]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Deduplicate, split and thin out.
 
-    Returns: [N] whether each file's repository is held out; [N] whether the file stays.
+    Returns: [N] whether each file is held out; [N] whether it stays.
     """
-    names = table.names["repo"]
     content = group_contents(table.blob)
-    wanted = num_held_out(len(names), arguments.held_out_fraction, arguments.held_out_repositories)
-    owns = owns_content(content, table.repo, len(names))
-    chosen = choose_held_out(names, owns, wanted, arguments.seed)
-    is_held_out = np.isin(table.repo, np.array(sorted(chosen), dtype=np.int32))
+    meant = named_held_out(arguments.held_out, table.names["unit"], arguments.held_out_by)
+    chosen = set().union(*meant.values()) if meant else _chosen(table, content, arguments)
+    is_held_out = np.isin(table.unit, np.array(sorted(chosen), dtype=np.int32))
     stays = winners(content, is_held_out)
     in_train = np.zeros(content.max() + 1, dtype=bool)
     in_train[content[~is_held_out]] = True
     leaks = is_held_out & in_train[content]
-    drop_rows(table, counts, "held_out_but_also_in_train", leaks)
-    drop_rows(table, counts, "duplicate", ~stays & ~leaks)
+    for name, positions in meant.items():
+        if leaks[np.isin(table.unit, sorted(positions))].all():
+            raise Refusal(
+                f"held_out names {name!r}, and every file of it is also in what training sees, so "
+                "nothing of it would be held out; name the other copies too, or leave it out."
+            )
+    drop_rows(table, counts, "held_out_but_also_in_train", leaks, chunks)
+    drop_rows(table, counts, "duplicate", ~stays & ~leaks, chunks)
     if arguments.max_bytes:
         thinned = stays & ~_within(table, stays, arguments)
-        drop_rows(table, counts, "over_max_bytes", thinned)
+        drop_rows(table, counts, "over_max_bytes", thinned, chunks)
         stays &= ~thinned
     return is_held_out, stays
+
+
+def _chosen(table: FileTable, content: np.ndarray, arguments: CorpusArguments) -> set[int]:
+    """Positions of the repositories, folders or files that hash and languages hold out."""
+    names, by = table.names["unit"], arguments.held_out_by
+    fraction, at_least = arguments.held_out_fraction, arguments.held_out_repositories
+    wanted = num_held_out(len(names), fraction, at_least, by)
+    owns = owns_content(content, table.unit, len(names))
+    sizes = np.bincount(table.language, table.size)
+    main = np.flatnonzero(sizes >= MIN_LANGUAGE_SHARE * sizes.sum())
+    has, owns_of = (np.zeros((len(names), len(main)), dtype=bool) for _ in range(2))
+    for column, language in enumerate(main):
+        own = table.language == language
+        has[table.unit[own], column] = True
+        owns_of[:, column] = owns_content(content[own], table.unit[own], len(names))
+    return choose_held_out(names, owns, wanted, arguments.seed, has, owns_of, by)
 
 
 def _within(table: FileTable, stays: np.ndarray, arguments: CorpusArguments) -> np.ndarray:
@@ -182,13 +210,15 @@ def _within(table: FileTable, stays: np.ndarray, arguments: CorpusArguments) -> 
     return fits
 
 
-def drop_rows(table: FileTable, counts: Counts, reason: str, rows: np.ndarray) -> None:
+def drop_rows(
+    table: FileTable, counts: Counts, reason: str, rows: np.ndarray, chunks: list[Path]
+) -> None:
     """Move files that were kept so far to `reason`."""
     num_files, num_bytes = int(rows.sum()), int(table.size[rows].sum())
     counts.kept.add(-num_files, -num_bytes)
     if num_files:
-        repos = dict.fromkeys(table.names["repo"][index] for index in table.repo[rows][:1000])
-        counts.drop(reason, num_files, num_bytes, [f"{repo}/" for repo in repos])
+        samples = names_of_rows(table, np.flatnonzero(rows)[:NUM_SAMPLES], chunks)
+        counts.drop(reason, num_files, num_bytes, samples)
 
 
 def write_shards(

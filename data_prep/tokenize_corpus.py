@@ -17,7 +17,7 @@ from hugcoder import corpus as corpora
 from hugcoder import token_store
 from hugcoder.codec import Codec
 from hugcoder.file_table import FileTable, hash_files, missing_or_resized
-from hugcoder.files import MANIFEST, read_manifest, read_object, write_json
+from hugcoder.files import MANIFEST, keys_demanded, read_manifest, read_object, write_json
 from hugcoder.ownership import contents, owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
@@ -25,6 +25,7 @@ from hugcoder.tokenizer_files import copy_tokenizer, files_in
 
 logger = logging.getLogger(__name__)
 
+SUMS = ("documents", "tokens", "bytes")
 ORIGIN = "origin.json"  # in a store from its beginning: what it is made of
 
 
@@ -129,7 +130,7 @@ def _encode_split(
             counts = token_store.write_shard(prefix, corpora.read_rows(corpus / name), codec)
             counts |= {"source_sha256": source}
             write_json(token_store.shard_file(prefix, token_store.COUNTS), counts)
-        for key in ("documents", "tokens", "bytes"):
+        for key in SUMS:
             totals[key] += counts[key]
         totals["shards"].append(prefix.name)
     return totals
@@ -140,14 +141,18 @@ def _counts_of(prefix: Path, source: str) -> dict[str, Any] | None:
     path = token_store.shard_file(prefix, token_store.COUNTS)
     if not path.is_file():
         return None
+    reason = f"{path.name} is damaged, of other rows, or older than the hashes in it"
     try:
         counts = read_object(path)
+        with keys_demanded(path.parent, path.name):
+            is_whole = all(type(counts[name]) is int for name in SUMS)
+            expected = {
+                token_store.shard_file(prefix, ending).name for ending in token_store.ENDINGS
+            }
+            if is_whole and counts["source_sha256"] == source and set(counts["files"]) == expected:
+                reason = missing_or_resized(prefix.parent, counts["files"])
     except Refusal:  # nothing is lost: it is made again
-        counts = {}
-    if counts.get("source_sha256") != source or "files" not in counts:
-        reason = f"{path.name} is damaged, of other rows, or older than the hashes in it"
-    else:
-        reason = missing_or_resized(prefix.parent, counts["files"])
+        pass
     if not reason:
         return counts
     logger.warning("%s is made again: %s", prefix, reason)

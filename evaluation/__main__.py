@@ -3,8 +3,8 @@
 `python -m evaluation report RUN` is another program, `evaluation.report`.
 Measures bits per byte of whole files, bits per byte of true middles with and without the text after
 them, and generated middles; each beside what a trivial method reaches, each with a 95 % interval
-over repositories. Prints a table and writes results.json, last and whole. Holds the order of
-things; the measuring is in the modules beside it.
+over repositories (or over folders or files, as the corpus holds out). Prints a table and writes
+results.json, last and whole. Holds the order of things; the measuring is in the modules beside it.
 """
 
 import logging
@@ -134,6 +134,7 @@ def identity(
             "context": model.config.max_position_embeddings,
             "tokenizer": codec.fingerprint,
             "corpus_fingerprint": corpus.fingerprint(Path(arguments.corpus)),
+            "held_out_by": corpus.held_out_by(corpus.manifest_of(Path(arguments.corpus))),
             "spans": digest(spans),
         },
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")}
@@ -149,7 +150,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
         yield f"read these scores with care: {origin['sentence']}"
     yield (
         f"bits per byte of {whole['files']} {'held-out ' * origin['is_known_held_out']}files "
-        f"({whole['bytes']:,} bytes, {whole['repositories']} repositories)"
+        f"({whole['bytes']:,} bytes; intervals are over {whole['units']} "
+        f"{corpus.plural_of(results['settings']['held_out_by'])})"
     )
     for name in ("model", "gzip", "xz"):
         yield f"  {name:<28}{_cell(whole[name])}"
@@ -226,7 +228,8 @@ def evaluate(
     from hugcoder.generation import find_checkpoint, load_checkpoint, prompt_room
 
     corpora = corpora_of(find_checkpoint(arguments.model))
-    origin = training_data(corpora, corpus.fingerprint(Path(arguments.corpus)))
+    manifest = corpus.manifest_of(Path(arguments.corpus))
+    origin = training_data(corpora, manifest["fingerprint"], corpus.held_out_by(manifest))
     if not origin.is_known_held_out:
         logger.warning("read these scores with care: %s", origin.sentence)
 

@@ -67,20 +67,22 @@ def measure(
     }
     num_bytes = np.array([len(one) for one in data], dtype=float)
     repos = np.array([document.repo for document in documents], dtype=object)
+    units = np.array([document.unit for document in documents], dtype=object)
     languages = np.array([document.language for document in documents], dtype=object)
-    everything = {name: estimate(values, num_bytes, repos, seed) for name, values in bits.items()}
+    everything = {name: estimate(values, num_bytes, units, seed) for name, values in bits.items()}
     return everything | {
         "by_language": {
-            str(language): _part(languages == language, bits, num_bytes, repos, seed)
+            str(language): _part(languages == language, bits, num_bytes, units, seed)
             for language in np.unique(languages)
         },
         "by_repository": {
-            str(repo): _part(repos == repo, bits, num_bytes, repos, seed)
+            str(repo): _part(repos == repo, bits, num_bytes, units, seed)
             for repo in np.unique(repos)
         },
         "files": len(documents),
         "bytes": int(num_bytes.sum()),
         "repositories": len(np.unique(repos)),
+        "units": len(np.unique(units)),
     }
 
 
@@ -88,12 +90,12 @@ def _part(
     is_in: np.ndarray,
     bits: dict[str, np.ndarray],
     num_bytes: np.ndarray,
-    repos: np.ndarray,
+    units: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
     """The model's estimate on some of the files, and what the compressors reach there."""
     total = num_bytes[is_in].sum()
-    return estimate(bits["model"][is_in], num_bytes[is_in], repos[is_in], seed) | {
+    return estimate(bits["model"][is_in], num_bytes[is_in], units[is_in], seed) | {
         "gzip": float(bits["gzip"][is_in].sum() / total),
         "xz": float(bits["xz"][is_in].sum() / total),
         "files": int(is_in.sum()),

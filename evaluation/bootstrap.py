@@ -1,4 +1,4 @@
-"""Bootstrap intervals over repositories.
+"""Bootstrap intervals over repositories, or over what else a corpus holds out as a whole.
 
 Files of one repository resemble each other, so repositories are resampled, not files, and the
 pooled ratio is computed anew from each resample (Efron 1979; percentile intervals).
@@ -15,24 +15,24 @@ Estimate = dict[str, float | None]  # value, low, high; None where the data cann
 def estimate(
     numerators: Sequence[float] | np.ndarray,
     denominators: Sequence[float] | np.ndarray,
-    repos: Sequence[str],
+    units: Sequence[str],
     seed: int,
 ) -> Estimate:
     """sum(numerators) / sum(denominators) with a 95 % interval.
 
-    Args: one entry an observation, with the repository it comes from.
-    Returns: low and high are None with fewer than two repositories, value with no denominator.
+    Args: one entry an observation, with the repository (folder, file) it comes from.
+    Returns: low and high are None with fewer than two of those, value with no denominator.
     """
-    totals_2R, num_repositories = _totals(numerators, denominators, repos)
+    totals_2R, num_units = _totals(numerators, denominators, units)
     numerator, denominator = totals_2R.sum(axis=1)
     if denominator == 0:
         return {"value": None, "low": None, "high": None}
     value = float(numerator / denominator)
-    if num_repositories < 2:
+    if num_units < 2:
         return {"value": value, "low": None, "high": None}
     rng = np.random.default_rng(seed)
-    shares = np.full(num_repositories, 1 / num_repositories)
-    counts_NR = rng.multinomial(num_repositories, shares, size=RESAMPLES)
+    shares = np.full(num_units, 1 / num_units)
+    counts_NR = rng.multinomial(num_units, shares, size=RESAMPLES)
     numerators_N, denominators_N = totals_2R @ counts_NR.T
     has_any = denominators_N > 0
     low, high = np.percentile(numerators_N[has_any] / denominators_N[has_any], [2.5, 97.5])
@@ -42,10 +42,10 @@ def estimate(
 def _totals(
     numerators: Sequence[float] | np.ndarray,
     denominators: Sequence[float] | np.ndarray,
-    repos: Sequence[str],
+    units: Sequence[str],
 ) -> tuple[np.ndarray, int]:
-    """[2, repositories] sums of numerators and of denominators over repositories that have any."""
-    names, places = np.unique(np.asarray(repos, dtype=object).astype(str), return_inverse=True)
+    """[2, units] sums of numerators and of denominators over the units that have any."""
+    names, places = np.unique(np.asarray(units, dtype=object).astype(str), return_inverse=True)
     totals = np.zeros((2, len(names)))
     np.add.at(totals[0], places, numerators)
     np.add.at(totals[1], places, denominators)
@@ -53,6 +53,6 @@ def _totals(
     return totals, totals.shape[1]
 
 
-def mean(values: Sequence[float], repos: Sequence[str], seed: int) -> Estimate:
-    """The mean over observations, with a 95 % interval over repositories."""
-    return estimate(values, np.ones(len(values)), repos, seed)
+def mean(values: Sequence[float], units: Sequence[str], seed: int) -> Estimate:
+    """The mean over observations, with a 95 % interval over units."""
+    return estimate(values, np.ones(len(values)), units, seed)

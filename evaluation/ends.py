@@ -46,14 +46,14 @@ def measure(
         lengths = lengths_up_to(context_length(model))
         while lengths and not (taken := _filling(codec, spans, order, lengths)):
             lengths.pop()
-        repos = [span.document.repo for span in taken] if lengths else []
+        origins = [span.document.unit for span in taken] if lengths else []
         by_length = {}
         for length in lengths:
             units = [_unit(codec, span, order, length) for span in taken]
             nats = score(model, units, [length - 1] * len(units), batch_tokens)
             probabilities = [float(np.exp(-one[0])) for one in nats]
             by_length[str(length)] = {
-                "probability": mean(probabilities, repos, seed),
+                "probability": mean(probabilities, origins, seed),
                 "spans": len(taken),
             }
         values = [one["probability"]["value"] for one in by_length.values()]

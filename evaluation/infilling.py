@@ -123,9 +123,9 @@ def check_scorer(spans: list[BenchmarkSpan]) -> None:
 def measure(spans: list[BenchmarkSpan], completions: list[Completion], seed: int) -> dict[str, Any]:
     """One kind's entry in the infilling part of results.json."""
     valid = is_valid_python(spans)
-    repos = [span.document.repo for span in spans]
+    units = [span.document.unit for span in spans]
     model = _summary(spans, [one.text for one in completions], valid, seed)
-    model["stopped"] = mean([float(one.stopped) for one in completions], repos, seed)
+    model["stopped"] = mean([float(one.stopped) for one in completions], units, seed)
     floors = {
         name: _summary(spans, [floor(span.prefix) for span in spans], valid, seed)
         for name, floor in COMPLETIONS.items()
@@ -143,7 +143,7 @@ def _summary(
     for name in names:
         having = [i for i, row in enumerate(rows) if name in row]
         values = [rows[i][name] for i in having]
-        summary[name] = mean(values, [spans[i].document.repo for i in having], seed)
+        summary[name] = mean(values, [spans[i].document.unit for i in having], seed)
     return summary
 
 

@@ -126,21 +126,21 @@ def _summary(
     foreign suffix (per cent); the end token's mean nats and mean probability.
     """
     taken = [span for span, is_taken in zip(spans, is_in, strict=True) if is_taken]
-    repos = [span.document.repo for span in taken]
+    units = [span.document.unit for span in taken]
     num_bytes = np.array([len(span.truth.encode()) for span in taken], dtype=float)
     bits = {way: values[is_in] for way, values in scores.bits.items()}
-    summary: dict[str, Any] = {way: estimate(bits[way], num_bytes, repos, seed) for way in WAYS}
+    summary: dict[str, Any] = {way: estimate(bits[way], num_bytes, units, seed) for way in WAYS}
     summary["stop"] = {}
     for way in FIM_WAYS:
         gained = bits["prefix_only"] - bits[way]
-        summary[f"gain_{way}"] = estimate(gained, num_bytes, repos, seed)
-        summary[f"gain_{way}_percent"] = estimate(100 * gained, bits["prefix_only"], repos, seed)
+        summary[f"gain_{way}"] = estimate(gained, num_bytes, units, seed)
+        summary[f"gain_{way}_percent"] = estimate(100 * gained, bits["prefix_only"], units, seed)
         read = bits[f"{way}_foreign"] - bits[way]
-        percent = estimate(100 * read, bits[f"{way}_foreign"], repos, seed)
+        percent = estimate(100 * read, bits[f"{way}_foreign"], units, seed)
         summary[f"gain_{way}_over_foreign_percent"] = percent
         nats = scores.stop_nats[way][is_in]
         summary["stop"][way] = {
-            "nats": mean(nats, repos, seed),
-            "probability": mean(np.exp(-nats), repos, seed),
+            "nats": mean(nats, units, seed),
+            "probability": mean(np.exp(-nats), units, seed),
         }
     return summary | {"spans": len(taken), "bytes": int(num_bytes.sum())}

@@ -18,7 +18,7 @@ from evaluation.page import (
     tag,
 )
 from evaluation.run_files import RunFiles
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN
+from hugcoder.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, held_out_by, plural_of
 
 MAX_ROWS = 20  # of a table; what is beyond is summed into one row
 MAX_LICENSES = 10
@@ -189,6 +189,11 @@ def _licenses(licenses: dict[str, dict[str, int]]) -> list[Html]:
 def _repositories(corpus: dict[str, Any]) -> list[Html]:
     """The held-out repositories by name, the others folded."""
     held_out = corpus["held_out_repositories"]
+    by = held_out_by(corpus)
+    units = held_out if by == REPOSITORY else corpus["held_out_units"]
+    held = count(len(units))
+    if by != REPOSITORY:
+        held = f"of which {held} {plural_of(by)} are"
     others = sorted(
         set(corpus["repositories"]) - set(held_out),
         key=lambda name: (-corpus["repositories"][name]["bytes"], name),
@@ -197,9 +202,9 @@ def _repositories(corpus: dict[str, Any]) -> list[Html]:
         tag("h3", "Repositories"),
         tag(
             "p",
-            f"{count(len(others))} to train on, {count(len(held_out))} held out; a repository is "
-            "wholly on one side. Held out: ",
-            _names(held_out),
+            f"{count(len(others))} to train on, {held} held out; a {by} is wholly on one side. "
+            "Held out: ",
+            _names(units),
             ".",
         ),
         fold(f"The {count(len(others))} to train on, largest first", tag("p", _names(others))),

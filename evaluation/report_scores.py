@@ -24,6 +24,7 @@ from evaluation.page import (
 from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
 from evaluation.run_files import RunFiles
+from hugcoder.corpus import plural_of
 
 MAX_REPOSITORIES = 100
 COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}
@@ -107,13 +108,14 @@ def scores(run: RunFiles) -> Html:
         return section(title, missing("scores and samples", evaluate_command(run)))
     results = run.results
     kind = "held-out " if run.scored_in_results.is_known_held_out else ""
+    units = plural_of(run.scored_in_results.held_out_by)
     return section(
         title,
         _other_model_warning(run),
         _unknown_origin_warning(run),
         note(
-            f"Measured on files of {kind}repositories in {results['seconds']:.0f} s. Small "
-            "figures are 95 % intervals, from resampling repositories; where they are wide, raise "
+            f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. Small "
+            f"figures are 95 % intervals, from resampling {units}; where they are wide, raise "
             "--max_documents and --num_spans."
         ),
         *_whole_files(results["bits_per_byte"]),

@@ -19,7 +19,7 @@ from evaluation.page import (
 from evaluation.plots import BLUE, GREEN, ORANGE, SMALL, Curve, curves
 from evaluation.run_files import RunFiles
 from hugcoder.codec import Codec
-from hugcoder.corpus import TRAIN
+from hugcoder.corpus import TRAIN, plural_of
 
 SNIPPET = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -148,7 +148,8 @@ def _held_out(run: RunFiles) -> Html:
     )
     scored = run.scored_in_training
     rows = f"{count(run.argument('held_out_rows'))} rows"
-    origin = " of repositories that training never sees"
+    units = plural_of(scored.held_out_by)
+    origin = f" of {units} that training never sees"
     if not scored.is_known_held_out:
         origin = " that this run does not train on. But read the scores with care: "
         origin += scored.sentence
@@ -157,7 +158,7 @@ def _held_out(run: RunFiles) -> Html:
         f"{rows}{origin}; the last scores are {_last_values(run, named)}. Lower is better. Look "
         "for a curve that turns upwards while the training loss falls: the model then learns its "
         f"files by heart.{dashes}",
-        title="Held-out repositories" if scored.is_known_held_out else "Scores during training",
+        title=f"Held-out {units}" if scored.is_known_held_out else "Scores during training",
     )
 
 

@@ -57,7 +57,8 @@ class RunFiles:
     def scored_in_training(self) -> TrainingData:
         """What the weights have seen beside the rows that the training loop scores."""
         corpus_name = self.record["identity"]["corpus"]
-        return training_data(corpora_of_record(self.record, corpus_name), corpus_name)
+        by = corpus.held_out_by(self.corpus or {})
+        return training_data(corpora_of_record(self.record, corpus_name), corpus_name, by)
 
     @property
     def scored_in_results(self) -> TrainingData:
@@ -65,7 +66,8 @@ class RunFiles:
         told = self.results.get("training_data", {})
         own = list(self.scored_in_training.corpora)
         fingerprint = self.results["settings"].get("corpus_fingerprint", "")
-        return training_data(joined(told.get("corpora", []), own), fingerprint)
+        by = self.results["settings"].get("held_out_by", corpus.REPOSITORY)
+        return training_data(joined(told.get("corpora", []), own), fingerprint, by)
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """(step, value) of every finite value that was logged under a name."""
@@ -152,6 +154,8 @@ def _read_corpus(path: str, *, is_required: bool) -> dict[str, Any] | None:
     with keys_demanded(Path(path)):
         for name in ACCOUNTS if "counts" in manifest else ():
             manifest[name]
+        if corpus.held_out_by(manifest) != corpus.REPOSITORY:
+            manifest["held_out_units"]
     return manifest
 
 

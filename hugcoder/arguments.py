@@ -107,9 +107,10 @@ class DataArguments:
     mixture: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "How often an epoch shows the documents of a language or source, as in "
-            "`markdown=0.3 sql=2`; what is not named counts 1, a document's language and source "
-            "multiply. Where a name is both, say `language/sql=2` or `source/sql=2`."
+            "help": "How often an epoch shows the documents of a language, source or repository, "
+            "as in `markdown=0.3 sql=2 zod=3`; what is not named counts 1, what is said of one "
+            "document multiplies. Where a name is several, say `language/sql=2`, `source/sql=2` or "
+            "`repository/sql=2`."
         },
     )
     held_out_rows: int = _field(

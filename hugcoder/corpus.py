@@ -2,7 +2,8 @@
 
     data/<name>/manifest.json          written last; a folder without it is not a corpus
     data/<name>/train/00000.parquet    one row a file, columns COLUMNS
-    data/<name>/held_out/00000.parquet files of repositories that training never sees
+    data/<name>/held_out/00000.parquet files that training never sees: of whole repositories, or of
+                                       whole folders, or single ones (`held_out_by`)
 
 The manifest has a table of the shards with their sizes and hashes: whoever opens a corpus compares
 names and sizes, and whoever reads contents compares the hash of the shard as well.
@@ -20,6 +21,7 @@ from hugcoder.refusal import Refusal
 
 TRAIN, HELD_OUT = "train", "held_out"
 SPLITS = (TRAIN, HELD_OUT)
+REPOSITORY, FOLDER, FILE = "repository", "folder", "file"  # what may be held out as a whole
 COLUMNS = ("source", "repo", "path", "language", "license", "commit", "blob_sha", "size", "content")
 
 
@@ -35,7 +37,29 @@ def manifest_of(corpus: Path) -> dict[str, Any]:
     with keys_demanded(corpus):
         files_of(manifest)
         manifest["fingerprint"][:1]  # a text
+        if held_out_by(manifest) not in (REPOSITORY, FOLDER, FILE):
+            raise ValueError(f"held_out_by is {manifest['held_out_by']!r}")
     return manifest
+
+
+def held_out_by(manifest: dict[str, Any]) -> str:
+    """What the corpus holds out as a whole: REPOSITORY, FOLDER or FILE."""
+    return manifest.get("held_out_by", REPOSITORY)
+
+
+def unit_of(repo: str, path: str, by: str) -> str:
+    """The repository, folder or file that a file is held out with.
+
+    A folder is the one in which the file lies: folders in it are others.
+    """
+    if by == REPOSITORY:
+        return repo
+    whole = f"{repo}/{path}"
+    return whole if by == FILE else whole.rpartition("/")[0]
+
+
+def plural_of(by: str) -> str:
+    return "repositories" if by == REPOSITORY else f"{by}s"
 
 
 def files_of(manifest: dict[str, Any]) -> FileTable:

@@ -6,6 +6,7 @@ Holds the making of rows from a plan; the plan is `hugcoder.packing`, the transf
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 import fim
 from hugcoder.codec import Codec
+from hugcoder.corpus import HELD_OUT
 from hugcoder.files import write_json
 from hugcoder.packing import (
     EpochPlan,
@@ -74,10 +76,7 @@ class PackedRows(Dataset):
         self._repeats = mixture_repeats(store, settings.mixture)
         self.pieces: Pieces = cut_documents(store, codec, settings.packing.content_limit)
         if not len(self.pieces.document):
-            raise Refusal(
-                f"the {store.split} split of {store.folder} holds no documents; build a larger "
-                f"corpus."
-            )
+            raise Refusal(_no_documents(store))
         self._sentinels = list(codec.fim_ids.sentinels.values())
         self._plans: dict[int, EpochPlan] = {}
         self._first_rows = [0]  # of each epoch planned so far
@@ -263,20 +262,35 @@ class PackedRows(Dataset):
         )
 
 
+def _no_documents(store: TokenStore) -> str:
+    if store.split == HELD_OUT:
+        return (
+            f"{store.folder} holds nothing out, so there is nothing to score during training; "
+            "give --held_out_rows 0 to train without scores, or make and tokenize the corpus again "
+            "with `python -m data_prep` and --held_out NAME or --held_out_repositories 1 (of one "
+            "repository with --held_out_by folder or file)."
+        )
+    return f"the {store.split} split of {store.folder} holds no documents; build a larger corpus."
+
+
 def mixture_repeats(store: TokenStore, mixture: dict[str, float]) -> np.ndarray | None:
     """How often each document is seen in an epoch.
 
-    Args: mixture: language or source name -> repeats an epoch, plain or as `language/NAME` and
-    `source/NAME`; a document's language and source multiply; names left out count 1.
+    Args: mixture: name of a language, source or repository -> repeats an epoch, plain or as
+    `language/NAME`, `source/NAME` and `repository/NAME`; what is said of a document multiplies;
+    names left out count 1.
     Returns: [documents] or None when nothing differs from once each.
-    Raises: Refusal for a name the store does not hold, holds as both, or is given for twice.
+    Raises: Refusal for a name the store does not hold, that may mean different documents, or is
+    given for twice.
     """
-    repeats = _full_mixture(store, mixture)
-    if all(value == 1 for value in repeats.values()):
+    weights = {name: value for name, value in _full_mixture(store, mixture).items() if value != 1}
+    if not weights:
         return None
-    languages = [repeats.get(f"language/{name}", 1.0) for name in store.language_names]
-    sources = [repeats.get(f"source/{name}", 1.0) for name in store.source_names]
-    return np.array(languages)[store.languages] * np.array(sources)[store.sources]
+    repeats = np.ones(len(store.languages))
+    for kind, (codes, names) in _kinds(store).items():
+        if any(name.startswith(f"{kind}/") for name in weights):
+            repeats *= np.array([weights.get(f"{kind}/{name}", 1.0) for name in names])[codes]
+    return repeats
 
 
 def clear_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, float]:
@@ -289,7 +303,7 @@ def clear_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, flo
 
 
 def _full_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, float]:
-    """The mixture with every name as `language/NAME` or `source/NAME`."""
+    """The mixture with every name as `language/NAME`, `source/NAME` or `repository/NAME`."""
     full: dict[str, float] = {}
     for name, value in mixture.items():
         meant = _mixture_name(store, name)
@@ -299,26 +313,53 @@ def _full_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, flo
     return full
 
 
+def _kinds(store: TokenStore) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """What a mixture may name: the code of each document, and the names of the codes."""
+    return {
+        "language": (store.languages, store.language_names),
+        "source": (store.sources, store.source_names),
+        "repository": (store.repos, store.repo_names),
+    }
+
+
 def _mixture_name(store: TokenStore, name: str) -> str:
-    """The `language/NAME` or `source/NAME` that a name of the mixture means."""
+    """The name with its kind that a name of the mixture means."""
     meant = _mixture_names(store, name)
     if len(meant) > 1:
+        kinds = " and a ".join(full.partition("/")[0] for full in meant)
         raise Refusal(
-            f"mixture names {name}, which is a language and a source of {store.folder}; say "
+            f"mixture names {name}, which is a {kinds} of {store.folder}; say "
             f"{' or '.join(meant)}, as in --mixture {meant[0]}=2."
         )
     if not meant:
+        known = sorted({*store.language_names, *store.source_names, *store.repo_names})
+        kind, _, plain = name.partition("/")
+        asked = plain if kind in _kinds(store) else name
+        close = difflib.get_close_matches(asked, known, n=1)
         languages = ", ".join(sorted(store.language_names))
         sources = ", ".join(sorted(store.source_names))
         raise Refusal(
             f"mixture names {name}, but {store.folder} holds the languages {languages} and the "
-            f"sources {sources}."
+            f"sources {sources}, and no repository of that name among {len(store.repo_names):,}"
+            + (f"; did you mean {close[0]!r}?" if close else ".")
         )
     return meant[0]
 
 
 def _mixture_names(store: TokenStore, name: str) -> list[str]:
-    """All that a name may mean; one with its prefix means that alone."""
-    full = [f"language/{known}" for known in store.language_names]
-    full += [f"source/{known}" for known in store.source_names]
-    return [name] if name in full else [n for n in full if n.partition("/")[2] == name]
+    """All that a name may mean; one with its prefix means that alone.
+
+    A source that is one repository of the same name is no second meaning, but the same documents.
+    """
+    kinds = _kinds(store)
+    full = [f"{kind}/{known}" for kind, (_, names) in kinds.items() for known in names]
+    if name in full:
+        return [name]
+    meant = [one for one in full if one.partition("/")[2] == name]
+    if meant[-2:] == [f"source/{name}", f"repository/{name}"]:
+        of_source, of_repository = (
+            kinds[kind][0] == kinds[kind][1].index(name) for kind in ("source", "repository")
+        )
+        if (of_source == of_repository).all():
+            meant.pop()
+    return meant

@@ -271,6 +271,28 @@ class TokenStore:
         return {k: v for k, v in self.__dict__.items() if k not in ("_tokens", "_lines")}
 
     @cached_property
+    def _repo_codes(self) -> tuple[np.ndarray, list[str]]:
+        import pyarrow
+        import pyarrow.parquet
+
+        shards = []
+        for prefix in self.prefixes:
+            path = shard_file(prefix, "documents.parquet")
+            with format_demanded(path, "parquet"):
+                shards.append(pyarrow.parquet.read_table(path, columns=["repo"])["repo"])
+        chunks = [chunk for shard in shards for chunk in shard.chunks]
+        return _codes(pyarrow.chunked_array(chunks, pyarrow.string()), np.int32)
+
+    @property
+    def repos(self) -> np.ndarray:
+        """Code of each document's repository; read when first asked for, 4 bytes a document."""
+        return self._repo_codes[0]
+
+    @property
+    def repo_names(self) -> list[str]:
+        return self._repo_codes[1]
+
+    @cached_property
     def _tokens(self) -> list[np.ndarray]:
         return [_map(shard_file(prefix, "tokens.bin"), self.dtype) for prefix in self.prefixes]
 
@@ -320,9 +342,9 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
-def _codes(column) -> tuple[np.ndarray, list[str]]:
+def _codes(column, dtype: type = np.int16) -> tuple[np.ndarray, list[str]]:
     encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int16), encoded.dictionary.to_pylist()
+    return encoded.indices.to_numpy().astype(dtype), encoded.dictionary.to_pylist()
 
 
 def _offsets_within(lengths: np.ndarray, first_document: np.ndarray) -> np.ndarray:

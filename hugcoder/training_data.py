@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hugcoder.corpus import REPOSITORY, plural_of
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest, read_object
 from hugcoder.refusal import Refusal
 
@@ -78,10 +79,12 @@ class TrainingData:
     """What a model was trained on beside what its scores are taken on.
 
     Args: corpora: see corpora_of. corpus: the one that the scored files are of; "" = not known.
+    held_out_by: what that one holds out as a whole.
     """
 
     corpora: tuple[str, ...]
     corpus: str
+    held_out_by: str = REPOSITORY
 
     @property
     def is_known_held_out(self) -> bool:
@@ -94,7 +97,7 @@ class TrainingData:
         if self.is_known_held_out:
             return (
                 f"the model was trained on the corpus {self.corpus} and never on its held-out "
-                "repositories, of which these files are"
+                f"{plural_of(self.held_out_by)}, of which these files are"
             )
         known = [name for name in self.corpora if name != UNKNOWN]
         trained_on = f"the {'corpus' if len(known) == 1 else 'corpora'} {' and '.join(known)}"
@@ -115,6 +118,6 @@ class TrainingData:
         }
 
 
-def training_data(corpora: list[str], fingerprint: str) -> TrainingData:
+def training_data(corpora: list[str], fingerprint: str, by: str = REPOSITORY) -> TrainingData:
     """Args: fingerprint: of the corpus whose files are scored, whole or its first characters."""
-    return TrainingData(tuple(corpora), fingerprint[:NAME_LENGTH])
+    return TrainingData(tuple(corpora), fingerprint[:NAME_LENGTH], by)

@@ -300,6 +300,20 @@ def test_a_shard_of_rows_that_were_exchanged_is_made_again(copy):
     assert len(TokenStore(store, TRAIN)) == 3
 
 
+@pytest.mark.parametrize(
+    "damage", [{"tokens": "9"}, {"documents": None}, {"files": []}, {"files": {"x": 5}}]
+)
+def test_a_shard_whose_counts_say_nonsense_is_made_again(copy, damage, caplog):
+    """Symptom: a traceback over an entry of counts.json."""
+    store = copy / "store"
+    (store / MANIFEST).unlink()
+    counts = store / TRAIN / "00000.counts.json"
+    write_json(counts, json.loads(counts.read_text()) | damage)
+    tokenize_corpus.tokenize(copy / "corpus", copy / "tokenizer", store)
+    assert "is made again: 00000.counts.json is damaged" in caplog.text
+    verify(store)
+
+
 @pytest.mark.parametrize("damage", NO_JSON)
 def test_a_damaged_origin_is_named(copy, damage):
     NO_JSON[damage](copy / "store" / "origin.json")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +17,11 @@ from data_prep import collect, on_disk, pipeline
 from data_prep.__main__ import main
 from data_prep.arguments import CorpusArguments
 from data_prep.pipeline import build_corpus
-from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN, read_corpus
+from data_prep.report import table_text
+from data_prep.rows import KNOWN_COLUMNS
+from data_prep.sources import OPTIONS
+from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN, read_corpus, unit_of
+from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
 
 
@@ -127,6 +133,147 @@ def test_what_a_refusal_of_too_few_repositories_advises_is_accepted(tree, tmp_pa
     build_corpus(arguments(tree, tmp_path / "out", held_out_repositories=0))
 
 
+KINDS = {
+    "py": "def {0}(value):\n    return value + {1}\n",
+    "ts": "export const {0} = (value: number) => value + {1};\n",
+    "go": "func {0}(value int) int {{\n\treturn value + {1}\n}}\n",
+    "rs": "fn {0}(value: i64) -> i64 {{\n    value + {1}\n}}\n",
+    "json": '{{"{0}": "what is written of number {1} stands here"}}\n',
+}
+SEVEN = {"trio": "py", "httpy": "py", "zod": "ts", "chalk": "ts", "cobra": "go", "gin": "go"}
+SEVEN |= {"serde": "rs"}
+
+
+def write_files(root: Path, repo: str, ending: str, times: int = 10) -> None:
+    (root / repo / ".git").mkdir(parents=True, exist_ok=True)
+    for number in range(4):
+        path = root / repo / ("src" if number % 2 else "lib") / f"m{number}.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            "".join(KINDS[ending].format(f"{repo}_{number}_{i}", i) for i in range(times))
+        )
+
+
+@pytest.fixture
+def seven(tmp_path) -> Path:
+    """Seven repositories in four languages, one of which a single repository has."""
+    for repo, ending in SEVEN.items():
+        write_files(tmp_path / "seven", repo, ending)
+    return tmp_path / "seven"
+
+
+def build(root: Path, output: Path, **settings) -> dict:
+    return build_corpus(
+        CorpusArguments([f"type=folder,path={root}"], str(output), num_workers=1, **settings)
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_language_that_two_repositories_have_is_scored(seven, tmp_path, seed):
+    """Symptom: one repository of seven was held out, and three of four languages had no score."""
+    manifest = build(seven, tmp_path / "out", seed=seed)
+    assert set(manifest["languages"][HELD_OUT]) == {"python", "typescript", "go"}
+    assert set(manifest["languages"][TRAIN]) == {"python", "typescript", "go", "rust"}
+    (warning,) = manifest["warnings"]
+    assert "nothing is held out of rust (only the repository serde has it;" in warning
+
+
+def test_held_out_repositories_can_be_named(seven, tmp_path):
+    manifest = build(seven, tmp_path / "out", held_out=["trio", "zod"])
+    assert manifest["held_out_repositories"] == ["trio", "zod"]
+    assert {row["repo"] for row in read_corpus(tmp_path / "out", HELD_OUT)} == {"trio", "zod"}
+    assert "held_out names none of the 2 repositories that have it" in manifest["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"held_out": ["zodd"]}, "no repository of the corpus with usable files; did you mean 'z"),
+        ({"held_out": ["qqq"]}, "it holds chalk, cobra, gin, httpy, serde, trio, zod."),
+        ({"held_out": list(SEVEN)}, "names all 7 repositories .* none is left to train on; give "),
+        ({"held_out": ["fork"]}, "every file of it is also in what training sees"),
+        ({"held_out": ["zod"], "held_out_by": "file"}, "names all 4 files"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(seven, tmp_path, settings, words):
+    if settings["held_out"] == ["fork"]:
+        shutil.copytree(seven / "zod", seven / "fork")
+    if "held_out_by" in settings:
+        for repo in set(SEVEN) - {"zod"}:
+            shutil.rmtree(seven / repo)
+    with pytest.raises(Refusal, match=words):
+        build(seven, tmp_path / "out", **settings)
+
+
+@pytest.mark.parametrize(("by", "num_units"), [("folder", 1), ("file", 1)])
+def test_one_repository_is_split_by_folder_or_file(tmp_path, by, num_units):
+    write_files(tmp_path / "code", "trio", "py")
+    shutil.copy(tmp_path / "code/trio/lib/m0.py", tmp_path / "code/trio/src/copy.py")
+    with pytest.raises(Refusal, match=r"give --held_out_by folder \(or file\)"):
+        build(tmp_path / "code", tmp_path / "refused")
+    manifest = build(tmp_path / "code", tmp_path / "out", held_out_by=by)
+    assert manifest["held_out_repositories"] == []
+    assert len(manifest["held_out_units"]) == num_units
+    units, contents = ({}, {})
+    for split in (TRAIN, HELD_OUT):
+        rows = list(read_corpus(tmp_path / "out", split))
+        units[split] = {unit_of(row["repo"], row["path"], by) for row in rows}
+        contents[split] = {row["content"] for row in rows}
+    assert units[HELD_OUT] == set(manifest["held_out_units"])
+    assert not units[TRAIN] & units[HELD_OUT]
+    assert not contents[TRAIN] & contents[HELD_OUT]
+    assert "held out (1 " in table_text(manifest)
+
+
+def test_a_named_folder_holds_out_what_lies_below_it(tmp_path):
+    write_files(tmp_path / "code", "trio", "py")
+    write_files(tmp_path / "code" / "trio" / "deep", "inner", "go")
+    shutil.rmtree(tmp_path / "code/trio/deep/inner/.git")
+    manifest = build(
+        tmp_path / "code", tmp_path / "out", held_out=["trio/deep"], held_out_by="folder"
+    )
+    assert manifest["held_out_units"] == ["trio/deep/inner/lib", "trio/deep/inner/src"]
+    assert "nothing is trained on of go" in " ".join(manifest["warnings"])
+
+
+def test_dropped_duplicates_are_named_by_file(seven, tmp_path):
+    shutil.copy(seven / "zod/lib/m0.ts", seven / "zod/src/copy.ts")
+    counts = build(seven, tmp_path / "out", held_out=["gin"])["counts"]
+    assert counts["dropped"]["duplicate"]["samples"] == ["zod/src/copy.ts"]
+
+
+def test_the_console_shows_licences_and_what_dominates(seven, tmp_path):
+    (seven / "zod" / "LICENSE").write_text("Permission is hereby granted, free of charge, to")
+    write_files(seven, "trio", "json", times=400)
+    write_files(seven, "zod", "json", times=400)
+    text = table_text(build(seven, tmp_path / "out"))
+    assert re.search(r"licences, of all bytes: (unknown|MIT) \d+%, (MIT|unknown) \d+%", text)
+    assert re.search(r"warning: json is \d\d% of the bytes; .*--mixture json=0.5", text)
+    assert re.search(r"warning: \d\d% of the bytes are data or markup and no code \(json", text)
+    only = table_text(build(seven, tmp_path / "only", languages=["python"]))
+    assert "warning" not in only
+
+
+def test_a_corpus_from_before_a_setting_is_still_complete(seven, tmp_path):
+    manifest = build(seven, tmp_path / "out")
+    for name in ("held_out", "held_out_by"):
+        del manifest["recipe"][name]
+    del manifest["warnings"], manifest["held_out_by"]
+    write_json(tmp_path / "out" / "manifest.json", manifest)
+    assert build(seven, tmp_path / "out") == manifest
+    with pytest.raises(Refusal, match='held_out_by is "repository" there and "file" here'):
+        build(seven, tmp_path / "out", held_out_by="file")
+
+
+def test_help_tells_sources_roles_and_the_other_programs(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    options = {option for known in OPTIONS.values() for option in known if option}
+    for word in {*OPTIONS, *options, *KNOWN_COLUMNS, "tokenize", "verify", "--held_out_by"}:
+        assert word in shown, word
+
+
 def test_three_workers_write_the_same_bytes_as_one(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(on_disk, "CHUNK_FILES", 20)
     for workers in (1, 3):
@@ -181,7 +328,7 @@ def test_a_run_that_was_cut_off_goes_on_and_equals_an_unbroken_one(
 
 def test_a_source_that_changed_since_the_run_was_cut_off_is_read_again(tree, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "load_table", lambda chunks: 1 / 0)
+        broken.setattr(pipeline, "load_table", lambda *words: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_corpus(arguments(tree, tmp_path / "out"))
     (tree / "repo_00" / "module_0.py").write_text(code("changed"))
@@ -255,6 +402,11 @@ def test_no_usable_file_is_refused_with_what_was_read(tmp_path):
             {"held_out_repositories": 0, "held_out_fraction": 0.2},
             "held_out_repositories 0 holds nothing out and held_out_fraction 0.2 does",
         ),
+        (
+            {"held_out": ["a"], "held_out_repositories": 3},
+            "held_out names what is held out, and held_out_repositories 3 says how much",
+        ),
+        ({"held_out": ["a", "a"], "held_out_repositories": 1}, "held_out names one twice"),
         ({"held_out_repositories": -1}, "held_out_repositories -1 is negative"),
         ({"max_file_bytes": 0}, "max_file_bytes 0 is too small"),
         ({"languages": ["pyhton"]}, "'pyhton' is not a known language; did you mean 'python'"),

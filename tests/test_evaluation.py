@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from conftest import corpus_row, write_shards
 from evaluation_fixtures import CONTEXT, tiny_llama
 
 from evaluation import bits_per_byte, bootstrap, documents, ends, floors, infilling, middles, spans
@@ -15,7 +16,11 @@ from evaluation.documents import Document
 from evaluation.likelihood import score
 from evaluation.spans import KINDS, BenchmarkSpan
 from hugcoder import generation
+from hugcoder.corpus import HELD_OUT, TRAIN, manifest_of, plural_of
+from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
+from hugcoder.training_data import training_data
+from tokenizer.sample import plan_sample
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +249,41 @@ def test_a_corpus_without_a_small_enough_file_is_refused(corpus, tmp_path):
         documents.choose_documents(corpus, 10, 1000, 3, seed=0)
     with pytest.raises(Refusal, match="is not a complete corpus"):
         documents.choose_documents(tmp_path, 10, 1000, 1000, seed=0)
+
+
+@pytest.mark.parametrize(("by", "num_units"), [("repository", 1), ("folder", 3), ("file", 6)])
+def test_intervals_are_over_what_the_corpus_holds_out(tmp_path, by, num_units):
+    """Symptom: of one repository that is split by folder, no score had an interval."""
+    rows = [
+        corpus_row("one", f"{place}/{n}.py", f"x = {place!r}, {n}\n")
+        for place in "abc"
+        for n in (1, 2)
+    ]
+    folder = write_shards(tmp_path / "corpus", {TRAIN: [], HELD_OUT: [rows]})
+    manifest = manifest_of(folder) | {"held_out_by": by}
+    write_json(folder / "manifest.json", manifest)
+    chosen = documents.choose_documents(folder, 20, 1000, 1000, seed=0)
+    assert len({document.unit for document in chosen}) == num_units
+    assert len({document.unit for document in chosen[:3]}) == min(num_units, 3)  # they take turns
+    sizes = [document.num_bytes + number for number, document in enumerate(chosen)]
+    found = bootstrap.mean(sizes, [document.unit for document in chosen], 0)
+    assert (found["low"] is None) is (num_units == 1)
+    said = training_data([manifest["fingerprint"][:16]], manifest["fingerprint"], by).sentence
+    assert f"never on its held-out {plural_of(by)}," in said
+
+
+def test_a_corpus_that_holds_nothing_out_is_refused_with_the_flags_that_help(tmp_path):
+    rows = [corpus_row("one", "a.py", "x = 1\n")]
+    folder = write_shards(tmp_path / "corpus", {TRAIN: [rows], HELD_OUT: []})
+    with pytest.raises(
+        Refusal, match=r"holds nothing out.*--held_out NAME or --held_out_repositor"
+    ):
+        documents.choose_documents(folder, 20, 1000, 1000, seed=0)
+    with pytest.raises(Refusal, match="no text to sample; give --split train, or a corpus that"):
+        plan_sample(folder, HELD_OUT, 1000, 1000, 0)
+    write_json(folder / "manifest.json", manifest_of(folder) | {"held_out_by": "moon"})
+    with pytest.raises(Refusal, match="held_out_by is 'moon'"):
+        manifest_of(folder)
 
 
 def test_spans_are_different_and_repeat(held_out):

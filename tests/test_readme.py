@@ -27,6 +27,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
     """The argument groups of a command's program, its own words, its positional field."""
     from data_prep.arguments import CorpusArguments
     from data_prep.tokenize_corpus import TokenizeArguments
+    from data_prep.verify import VerifyArguments
     from evaluation.arguments import EvaluationArguments
     from evaluation.report import ReportArguments
     from export import ExportArguments
@@ -36,6 +37,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
 
     programs = {
         "python -m data_prep tokenize": ([TokenizeArguments], ""),
+        "python -m data_prep verify": ([VerifyArguments], "folder"),
         "python -m data_prep": ([CorpusArguments], ""),
         "python -m tokenizer measure": ([MeasureArguments], "tokenizer"),
         "python -m tokenizer": ([TokenizerArguments], ""),
@@ -74,6 +76,44 @@ def test_a_shown_command_parses(command, monkeypatch, tmp_path):
         return
     groups, rest, positional = groups_and_words(words)
     parse(groups, rest, description="", positional=positional)
+
+
+CORPUS_PAGE = (ROOT / "docs" / "corpus.md").read_text(encoding="utf-8")
+
+
+def test_the_sources_that_the_docs_and_the_starting_point_show_are_sources(tmp_path):
+    """Each line of YAML, and each that stands behind a comment sign, as an edit would leave it."""
+    from data_prep.arguments import CorpusArguments
+    from data_prep.sources import OPTIONS, parse_sources
+
+    (shown,) = re.findall(r"```yaml\n(.*?)```", CORPUS_PAGE, re.DOTALL)
+    start = (ROOT / "configs/corpora/my_repositories.yaml").read_text(encoding="utf-8")
+    edited = re.sub(r"^( *)# (?=- \{|\w+: [\[\w]+[^ ]*(?:, \w+\]?)*$)", r"\1", start, flags=re.M)
+    assert edited.count("\n# ") < start.count("\n# ")
+    for text in (shown, start, edited):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(text)
+        parsed = parse([CorpusArguments], [str(recipe), "--output_dir", "x"], description="")
+        sources = parse_sources(parsed.sources)
+        assert text != shown or {source.type for source in sources} == set(OPTIONS)
+    assert parsed.held_out == ["trio", "zod"]
+    assert parsed.held_out_by == "folder"
+
+
+def test_the_page_of_the_corpus_names_every_option_role_and_reason():
+    from data_prep import filters
+    from data_prep.rows import KNOWN_COLUMNS
+    from data_prep.sources import OPTIONS
+
+    words = {option for options in OPTIONS.values() for option in options if option}
+    words |= {*KNOWN_COLUMNS, *(name for names in KNOWN_COLUMNS.values() for name in names)}
+    for file in Path(filters.__file__).parent.glob("*.py"):
+        words |= set(re.findall(r'(?:return|else|reason =) "(\w+)"', file.read_text()))
+        words |= set(re.findall(r'return "(\w+)" if', file.read_text()))
+    collect = (ROOT / "data_prep" / "collect.py").read_text()
+    words |= set(re.findall(r'return "(\w+)"', collect))
+    assert len(words) > 40
+    assert sorted(word for word in words if f"`{word}`" not in CORPUS_PAGE) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -412,6 +412,19 @@ def test_the_same_files_give_the_same_page_through_the_package(run, tmp_path, ca
     assert "again.html written" in capsys.readouterr().out
 
 
+def test_folders_that_are_held_out_are_named_and_the_repository_is_trained_on(run, tmp_path):
+    units = ["left/src", "left/tests"]
+    corpus = corpus_manifest() | {"held_out_by": "folder", "held_out_repositories": []}
+    folder = tmp_path / "by_folder"
+    write_json(folder / "manifest.json", corpus | {"held_out_units": units})
+    text = text_of(report_of(run, "--corpus", str(folder)))
+    assert "2 to train on, of which 2 folders are held out; a folder is wholly on one" in text
+    assert "left/src, left/tests" in text
+    write_json(folder / "manifest.json", corpus)
+    with pytest.raises(Refusal, match=r"is damaged .*held_out_units"):
+        report_of(run, "--corpus", str(folder))
+
+
 def test_a_long_run_on_a_large_corpus_stays_small(run, tmp_path):
     corpus = corpus_manifest()
     names = [f"organisation-{i}/repository-{i}" for i in range(30_000)]

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import train_tokenizer
+from conftest import corpus_row, train_tokenizer, write_shards
 from core_fixtures import dense_texts, make_rows, make_store
 from torch.utils.data import DataLoader
 
+from data_prep.tokenize_corpus import tokenize
 from hugcoder.arguments import DataArguments, PretrainArguments
 from hugcoder.codec import Codec
 from hugcoder.corpus import HELD_OUT, TRAIN, read_corpus
@@ -328,10 +329,13 @@ class Named:
 
     folder = Path("store")
 
-    def __init__(self, languages: list[str], sources: list[str]):
+    def __init__(self, languages: list[str], sources: list[str], repos: list[str] | None = None):
         self.language_names, self.source_names = languages, sources
         pairs = [(lang, src) for lang in range(len(languages)) for src in range(len(sources))]
         self.languages, self.sources = np.array(pairs).T
+        # each source but the first is one repository of its name; the first has one a language
+        self.repo_names = [*sources[1:], *(repos or [f"of_{name}" for name in languages])]
+        self.repos = np.where(self.sources > 0, self.sources - 1, len(sources) - 1 + self.languages)
 
 
 AMBIGUOUS = Named(["python", "go"], ["python", "web", "org/set?x=y", "language/go"])
@@ -366,6 +370,36 @@ def test_a_document_is_shown_by_its_language_times_its_source(mixture, expected)
     assert {pair: found[pair] for pair in expected} == expected
 
 
+OWN = Named(["python", "go"], ["all", "zod"], repos=["all", "org/go"])  # "all" is two sets
+
+
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        ({"org/go": 2.0}, [1, 1, 2, 1]),
+        ({"repository/all": 2.0, "source/all": 3.0}, [6, 1, 3, 1]),
+        ({"zod": 2.0, "python": 3.0}, [3, 6, 1, 2]),  # the source zod is the repository zod
+        ({"repository/zod": 2.0, "source/zod": 1.0}, [1, 2, 1, 2]),
+    ],
+)
+def test_a_mixture_weights_one_repository_beside_languages_and_sources(mixture, expected):
+    assert mixture_repeats(OWN, mixture).tolist() == expected
+    assert mixture_repeats(OWN, clear_mixture(OWN, mixture)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("all", "is a source and a repository of store; say source/all or repository/all, as in"),
+        ("repository/zodd", "no repository of that name among 3; did you mean 'zod'"),
+        ("org/goo", "did you mean 'org/go'"),
+    ],
+)
+def test_a_repository_that_is_unknown_or_not_clear_is_refused(name, words):
+    with pytest.raises(Refusal, match=words):
+        mixture_repeats(OWN, {name: 2.0})
+
+
 def test_a_name_given_plain_and_with_its_prefix_is_refused():
     for read in (mixture_repeats, clear_mixture):
         with pytest.raises(Refusal, match="mixture names source/web twice, once as source/web"):
@@ -383,6 +417,19 @@ def test_a_mixture_is_the_same_however_its_names_are_written():
 def test_a_mixture_that_leaves_nothing_is_refused(mixed, codec):
     with pytest.raises(Refusal, match="leaves nothing of"):
         make_rows(mixed, codec, mixture={"test": 0.0})
+
+
+def test_a_store_that_holds_nothing_out_is_refused_with_the_flag_that_helps(
+    tokenizer, codec, tmp_path
+):
+    """Symptom: "build a larger corpus", which no larger corpus would have helped."""
+    row = corpus_row("repo", "a.py", "def f():\n    return 1\n" * 9, "python")
+    corpus = write_shards(tmp_path / "corpus", {TRAIN: [[row]], HELD_OUT: []})
+    tokenize(corpus, tokenizer, tmp_path / "store")
+    with pytest.raises(
+        Refusal, match=r"give --held_out_rows 0 to train without scores.*--held_out"
+    ):
+        make_rows(TokenStore(tmp_path / "store", HELD_OUT), codec)
 
 
 def test_a_store_without_a_token_is_refused(tokenizer, codec, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hugcoder.corpus import read_corpus
+from hugcoder.corpus import HELD_OUT, read_corpus
 from hugcoder.refusal import Refusal
 
 
@@ -73,9 +73,10 @@ def plan_sample(
         sizes.setdefault(row["language"], array("q")).append(min(row["size"], max_document_bytes))
     shares = fair_shares({language: sum(sizes[language]) for language in sizes}, num_bytes)
     if not any(shares.values()):
-        raise Refusal(
-            f"the {split} split of {corpus} holds no text to sample; curate more repositories."
-        )
+        way_out = "curate more repositories"
+        if split == HELD_OUT:
+            way_out = "give --split train, or a corpus that holds something out"
+        raise Refusal(f"the {split} split of {corpus} holds no text to sample; {way_out}.")
     thresholds, planned = {}, {}
     for language, share in sorted(shares.items()):
         order = np.argsort(draws[language], kind="stable")
