@@ -84,7 +84,7 @@ def test_the_fsdp_recipe_composes_with_another(tmp_path, monkeypatch):
     words = ["configs/recipes/pretrain_7b.yaml", "configs/recipes/fsdp.yaml", "--token_store", "x"]
     _, _, training = parse_pretraining([*words, "--output_dir", str(tmp_path)], monkeypatch)
     assert training.fsdp
-    assert training.fsdp_config["activation_checkpointing"] is True
+    assert training.fsdp_config["reshard_after_forward"] is True
 
 
 def test_fsdp_is_the_same_by_recipe_by_yaml_and_in_hybrid_sharding():
