@@ -114,7 +114,7 @@ def scores(run: RunFiles) -> Html:
         note(
             f"Measured on files of {kind}repositories in {results['seconds']:.0f} s. Small "
             "figures are 95 % intervals, from resampling repositories; where they are wide, raise "
-            "--max_documents and --num_spans."
+            "--max_documents and --num_spans; a figure without one is of a single repository."
         ),
         *_whole_files(results["bits_per_byte"]),
         *_middles(results["middle_bits_per_byte"]),
