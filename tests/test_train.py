@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from core_fixtures import make_store
 from run_in_ranks import (
     assert_same_weights,
     begin_at,
@@ -206,15 +207,18 @@ def test_a_model_is_not_continued_with_rows_that_it_was_not_made_for(words, tmp_
         run(words | {"max_seq_length": 512, "output_dir": tmp_path / "longer"})
 
 
-def test_a_run_says_how_often_it_passes_over_its_corpus(words, caplog):
+def test_a_run_says_how_often_it_passes_over_its_corpus(words, tokenizer, tmp_path, caplog):
+    texts = [f"def plus_{i}(value):\n    return value + {i}\n" for i in range(20)]
+    make_store(tmp_path, tokenizer, texts)
+    words |= {"token_store": tmp_path / "store", "held_out_rows": 0, "save_strategy": "no"}
     with caplog.at_level("INFO"):
-        folder = run(words | {"max_seq_length": 2048, "max_steps": 40, "held_out_rows": 0})
+        folder = run(words)
     counted = json.loads((folder / "epochs.json").read_text())["first_rows"][1]
-    passes = 40 * 4 / counted
+    passes = 8 * 4 / counted
     assert passes > 4
-    assert f", {passes:.3g} passes over {counted * 2048 / 1e6:.1f}M, on 1 process" in caplog.text
+    assert f", {passes:.3g} passes over {counted * 128 / 1e6:.1f}M, on 1 process" in caplog.text
     assert f"the run passes {passes:.3g} times over its corpus" in caplog.text
-    assert f"--num_train_epochs 4, which is {counted} steps in place of 40" in caplog.text
+    assert f"--num_train_epochs 4, which is {max(1, counted)} steps in place of 8" in caplog.text
 
 
 def test_weights_have_the_mode_that_the_umask_says(words):
