@@ -18,7 +18,6 @@ from hugcoder.recipe import parse
 from hugcoder.refusal import EXIT_STOPPED, entry_point
 
 if TYPE_CHECKING:  # the modules themselves are loaded once the words are known to be right
-    from hugcoder.arguments import PretrainArguments
     from hugcoder.callbacks.hang_watchdog import HangWatchdog
     from hugcoder.callbacks.stop_requests import StopSignals
     from hugcoder.identity import Identity
@@ -40,14 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     from hugcoder.world import check_launch
 
     # Parse and check
+    start_logging()
     groups = parse(
         [ModelArguments, DataArguments, PretrainArguments],
         argv,
         description="Pretrain a code model with fill-in-the-middle.",
     )
     model_args, data_args, training_args = groups
-    start_logging(training_args)
-
     run = Path(training_args.output_dir)
     rank = training_args.process_index
     watchdog = HangWatchdog(run, training_args.hang_timeout_minutes * 60, rank)
@@ -136,7 +134,9 @@ def pretrain(
         trainer.evaluate()
     folder = trainer.export()
     infill = f"python generate.py {folder} --infill FILE:LINE:COL"
-    logger.info("the model is in %s; infill with: %s", folder, infill)
+    context = getattr(model.config, "max_position_embeddings", data_args.max_seq_length)
+    logger.info("the model, of %s tokens of context, is in %s", f"{context:,}", folder)
+    logger.info("infill with: %s", infill)
 
 
 def record_start(
@@ -150,21 +150,26 @@ def record_start(
     """Say what begins or goes on, in the log and, on rank 0, in run.json."""
     from hugcoder import hardware, run_record
     from hugcoder.identity import named
-    from hugcoder.training_data import training_data
+    from hugcoder.training_data import tell_of_passes, training_data
 
     _, data_args, training_args = groups
     tokens_per_step = rows.tokens_in(training_args.rows_per_step)
+    steps_a_pass = rows.rows_in_epoch(0) / training_args.rows_per_step
     logger.info(
-        "run: %s steps x %s rows x %s tokens = %.1fM tokens on %s process(es)%s",
+        "run: %s steps x %s rows x %s tokens = %.1fM tokens, %.3g passes over %.1fM, on %s "
+        "process(es)%s",
         f"{training_args.max_steps:,}",
         training_args.rows_per_step,
         rows.settings.row_length,
         training_args.max_steps * tokens_per_step / 1e6,
+        training_args.max_steps / steps_a_pass,
+        steps_a_pass * tokens_per_step / 1e6,
         training_args.world_size,
         f", going on from {resume_from}" if resume_from else "",
     )
     if not training_args.should_save:
         return
+    tell_of_passes(training_args.max_steps, steps_a_pass)
     facts = {
         "parameters": size.parameters,
         "embedding_parameters": size.embedding_parameters,
@@ -185,15 +190,15 @@ def record_start(
         logger.warning("arguments changed since the last start: %s", named(changed))
 
 
-def start_logging(training_args: "PretrainArguments") -> None:
+def start_logging() -> None:
     """One line a fact on rank 0, warnings from the other ranks."""
     from transformers.utils import logging as transformers_logging
 
+    from hugcoder.launched import launched_rank
     from hugcoder.zero import silence_deprecated_collectives
 
     silence_deprecated_collectives()
-    is_main = training_args.process_index == 0
-    level = logging.INFO if is_main else logging.WARNING
+    level = logging.INFO if launched_rank() == 0 else logging.WARNING
     logging.basicConfig(
         format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=level, stream=sys.stderr
     )

@@ -6,7 +6,7 @@
 
 A bare PyTorch loop and the Trainer in one process, then, through `accelerate launch` and the YAMLs
 of configs/, DDP, FSDP2, ZeRO-2 and ZeRO-3 in several (one a GPU; two without). All take the same
-rows a step. FSDP2's YAML recomputes activations; `fsdp-no-recompute` is the same without. Prints a
+rows a step. `fsdp` recomputes activations; `fsdp-no-recompute` is the same without. Prints a
 Markdown table, and ends with exit code 1 when a loss differs from the loop's by more than rounding.
 """
 
@@ -81,10 +81,6 @@ def launch(name: str, args: argparse.Namespace) -> dict:
         words = [sys.executable]
         if ENGINES[name]:
             config = ROOT / "configs" / ENGINES[name]
-            if name == "fsdp-no-recompute":
-                text = config.read_text().replace("checkpointing: true", "checkpointing: false")
-                config = Path(folder) / "fsdp.yaml"
-                config.write_text(text)
             words = [str(Path(sys.executable).parent / "accelerate"), "launch", "--quiet"]
             words += ["--config_file", str(config), "--num_processes", str(processes)]
             words += ["--main_process_port", "0"]
@@ -197,6 +193,7 @@ def prepare(args: argparse.Namespace):
         lr_scheduler_type="constant",
         warmup_steps=0,
         weight_decay=0.0,
+        activation_checkpointing=args.child == "fsdp",
         max_grad_norm=args.max_grad_norm,
         logging_steps=LOG_STEPS,
         save_strategy="no",

@@ -78,6 +78,7 @@ def _make_store(
         {
             "kind": "token_store",
             "corpus": str(corpus),
+            "tokenizer": str(tokenizer),
             **origin,
             "vocab_size": codec.vocab_size,
             "dtype": token_store.dtype_for(codec.vocab_size).name,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.arguments import EvaluationArguments
 from evaluation.documents import Document, choose_documents
+from evaluation.page import interval
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
 from hugcoder import corpus
 from hugcoder.files import write_json
@@ -38,6 +39,7 @@ DESCRIPTION = """Evaluate a checkpoint on the held-out repositories of a corpus:
 bits per byte of middles with and without what follows them, and generated middles: exact match,
 edit similarity, stopping and syntax. Writes results.json and prints a table."""
 SAMPLES_PER_KIND = 4
+NO_INTERVAL = "no interval"
 
 
 def results_path(arguments: EvaluationArguments) -> Path:
@@ -143,7 +145,18 @@ def identity(
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Lines for people; held out is said only of what is known to be."""
+    """Lines for people, and what a missing interval means."""
+    lines = list(_lines(results))
+    yield from lines
+    if any(NO_INTERVAL in line for line in lines):
+        yield (
+            f"{NO_INTERVAL}: one repository alone has such files or holes, and intervals come from "
+            "resampling repositories; hold out two or more"
+        )
+
+
+def _lines(results: dict[str, Any]) -> Iterator[str]:
+    """Held out is said only of what is known to be."""
     whole, middle = results["bits_per_byte"], results["middle_bits_per_byte"]
     origin = results["training_data"]
     if not origin["is_known_held_out"]:
@@ -190,11 +203,8 @@ def _cell(estimate: dict[str, float | None] | None, factor: float = 1.0, digits:
     """An estimate as `value (low to high)`; a dash where there is none."""
     if estimate is None or estimate["value"] is None:
         return "-"
-    value, low, high = (
-        f"{estimate[key] * factor:.{digits}f}" if estimate[key] is not None else "?"
-        for key in ("value", "low", "high")
-    )
-    return f"{value} ({low} to {high})"
+    shown = interval(estimate, factor, digits) or NO_INTERVAL
+    return f"{estimate['value'] * factor:.{digits}f} ({shown})"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -116,7 +116,7 @@ def scores(run: RunFiles) -> Html:
         note(
             f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. Small "
             f"figures are 95 % intervals, from resampling {units}; where they are wide, raise "
-            "--max_documents and --num_spans."
+            "--max_documents and --num_spans; a figure without one is of one alone."
         ),
         *_whole_files(results["bits_per_byte"]),
         *_middles(results["middle_bits_per_byte"]),

@@ -15,7 +15,7 @@ from hugcoder.files import MANIFEST, keys_demanded, read_object
 from hugcoder.refusal import Refusal
 from hugcoder.training_data import TrainingData, corpora_of_record, joined, training_data
 
-RECORD, METRICS = "run.json", "metrics.jsonl"
+RECORD, METRICS, MEASURED = "run.json", "metrics.jsonl", "measure.json"
 RESULTS = Path("evaluation") / "results.json"
 ACCOUNTS = ("splits", "languages", "licenses", "repositories", "held_out_repositories")
 
@@ -27,7 +27,7 @@ class RunFiles:
     Args:
         metrics: the lines of metrics.jsonl in order.
         corpus_path: where the corpus should be; empty when nothing says it.
-        store, tokenizer: manifest of the token store and measure.json of the tokenizer in it.
+        store, tokenizer: manifest of the token store and measure.json of its tokenizer.
     """
 
     folder: Path
@@ -126,12 +126,25 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
         store=store,
         corpus_path=named_corpus,
         corpus=_read_corpus(named_corpus, is_required=bool(corpus_path)),
-        tokenizer=_read_json(store_folder / "tokenizer" / "measure.json"),
+        tokenizer=_read_measured(store_folder, store),
     )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     return read_object(path) if path.is_file() else None
+
+
+def _read_measured(folder: Path, store: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What was measured of the copy of the tokenizer in the store, or of the one it was made with.
+
+    The latter may be another one by now.
+    """
+    copied = _read_json(folder / token_store.TOKENIZER / MEASURED)
+    if copied is not None or not (store or {}).get("tokenizer"):
+        return copied
+    found = _read_json(Path(store["tokenizer"]) / MEASURED)
+    is_same = found is not None and found.get("tokenizer_sha256") == store["tokenizer_sha256"]
+    return found if is_same else None
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:

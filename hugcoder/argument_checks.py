@@ -12,6 +12,7 @@ from transformers.training_args import ParallelMode
 
 from hugcoder import hardware
 from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+from hugcoder.generation import find_checkpoint
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ def check_arguments(
             f"config_file {model.config_file} does not exist; configs/models holds some to start "
             f"from."
         )
+    if model.model_name_or_path:
+        found = find_checkpoint(model.model_name_or_path)
+        model.model_name_or_path = str(found or model.model_name_or_path)
     if model.attn_implementation.startswith("flash") and training.use_cpu:
         raise Refusal(
             f"attn_implementation {model.attn_implementation} needs a GPU and there is none; give "

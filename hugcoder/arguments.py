@@ -6,6 +6,9 @@ pretraining). What only shows across the groups is `hugcoder.argument_checks`'. 
 here.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -36,15 +39,36 @@ def _field(default, text: str):
     return field(default=default, metadata={"help": text})
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hold back what transformers says of FSDP1, which alone gathers a recomputed layer twice."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "redundant AllGather" not in record.getMessage()
+
+    advisor = logging.getLogger("transformers.training_args")
+    advisor.addFilter(is_other)
+    try:
+        yield
+    finally:
+        advisor.removeFilter(is_other)
+
+
 @dataclass
 class ModelArguments:
     _argument_group_name = "model: what is trained"
+    _replaces = (
+        ("model_name_or_path", ("config_file", "residual_init")),
+        ("config_file", ("model_name_or_path",)),
+    )
 
     config_file: str = _field(
         "", "Train from random weights: a Hugging Face config.json, such as configs/models/1b.json."
     )
     model_name_or_path: str = _field(
-        "", "Continue pretraining instead: a checkpoint folder or the name of a model on the hub."
+        "",
+        "Continue pretraining instead: a run folder, its model/ or checkpoint-N, another folder of "
+        "a model, or the name of one on the hub. Of config_file and this, the later counts.",
     )
     tokenizer: str = _field(
         "", "Tokenizer folder; must be the token store's. Empty = the copy that the store keeps."
@@ -149,13 +173,14 @@ class DataArguments:
 @dataclass
 class PretrainArguments(TrainingArguments):
     _argument_group_name = "training: how"
+    _replaces = (("max_steps", ("num_train_epochs",)), ("num_train_epochs", ("max_steps",)))
 
     output_dir: str = _field("", "Folder of the run. A run that was interrupted in it goes on.")
     max_steps: int = _field(
         -1, "Optimizer steps of the run; -1 = num_train_epochs over the corpus."
     )
     num_train_epochs: float | None = _field(
-        None, "Passes over the corpus, in place of max_steps; not given = 1."
+        None, "Passes over the corpus, in place of max_steps (the later counts); not given = 1."
     )
     per_device_train_batch_size: int = _field(
         8, "Rows a device takes at a time, at most; less where its share of a step is less."
@@ -193,6 +218,12 @@ class PretrainArguments(TrainingArguments):
     )
     adam_beta1: float = _field(0.9, "Decay of AdamW's first moment.")
     adam_beta2: float = _field(0.95, "Decay of AdamW's second moment.")
+    activation_checkpointing: bool | None = _field(
+        None,
+        "Keep only what goes into each layer and compute the rest again in the backward pass, the "
+        "same under every engine: 2 bytes x hidden_size are left of a token and layer in bf16, and "
+        "a step computes a third more.",
+    )
     max_grad_norm: float = _field(
         1.0, "Gradients with a larger norm are scaled down to it; 0 = never."
     )
@@ -317,7 +348,8 @@ class PretrainArguments(TrainingArguments):
         watchdog = HangWatchdog(run, seconds, launched_rank())
         with watchdog.armed("while joining the other processes"):
             is_joined = torch.distributed.is_initialized()
-            super().__post_init__()
+            with _without_advice():
+                super().__post_init__()
             if not is_joined:
                 self.distributed_state.wait_for_everyone()
 

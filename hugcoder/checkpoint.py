@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hugcoder import ownership
 from hugcoder.agreement import on_rank_0
 from hugcoder.file_table import changed, hash_files, missing_or_resized
-from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.files import MANIFEST, read_manifest, set_usual_mode, write_json
 from hugcoder.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def complete(
         files: size and hash of each, where the ranks have shared the work; None = hash them here.
     """
     files = hash_files(folder, names_in(folder)) if files is None else files
+    for weights in folder.glob("*.safetensors"):
+        set_usual_mode(weights)
     manifest = {**facts, "files": dict(sorted(files.items()))}
     write_json(folder / MANIFEST, manifest | {"checksum": _checksum(manifest)})
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,17 @@ def full_disk_shown(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) or shutil.disk_usage(folder).free > ROOM_NEEDED:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+
+
+def set_usual_mode(path: Path) -> None:
+    """Give a file the mode that the umask gives new ones; safetensors leaves 0600, so that nobody
+    else in the group could read the weights.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    mode = 0o666 & ~umask
+    if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes have nothing to set
+        path.chmod(mode)
 
 
 def write_json(path: Path, value: Any) -> None:

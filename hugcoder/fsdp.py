@@ -1,7 +1,7 @@
 """FSDP2 as pretraining wants it: gradients summed in float32, and never whole on one device.
 
 Corrects two defaults of accelerate 1.15 on the accelerator that the Trainer made. Which layers are
-wrapped, activation checkpointing and the kind of checkpoint are the YAML's (configs/fsdp.yaml).
+wrapped and the kind of checkpoint are the YAML's (configs/fsdp.yaml).
 """
 
 from dataclasses import replace
@@ -12,27 +12,18 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import PreTrainedModel
 
-from hugcoder.random_state import dropouts
 from hugcoder.refusal import Refusal
 
 
 def settle_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Set how gradients are summed, before the model is wrapped. Does nothing for other engines.
 
-    Raises: Refusal when dropout or a router's noise would be drawn anew where accelerate recomputes
-    the forward pass, or when a layer to wrap is none of the model's.
+    Raises: Refusal when a layer to wrap is none of the model's.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     plugin = accelerator.state.fsdp_plugin
     _check_wrapped_layers(plugin, model)
-    if plugin.activation_checkpointing and (drawing := dropouts(model.config)):
-        name, value = next(iter(drawing.items()))
-        raise Refusal(
-            f"fsdp_activation_checkpointing is true and the model's {name} is {value}: accelerate "
-            "recomputes with other random numbers, so the gradients would be wrong. Train without "
-            f"{name}, or set fsdp_activation_checkpointing: false."
-        )
     if plugin.mixed_precision_policy is not None:
         # accelerate sums the gradients of ranks and of micro-batches in bf16, with 8 bits of each
         plugin.mixed_precision_policy = replace(

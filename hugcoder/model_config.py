@@ -97,7 +97,10 @@ def tell_what_is_set(path: str, config: PretrainedConfig) -> None:
     for name in SET_HERE:
         given, now = values.get(aliases.get(name, name)), getattr(config, name)
         if given is not None and given != now:
-            logger.info("%s: %s is %s here, not %s", path, name, now, given)
+            reason = "tokenizer"
+            if name == "max_position_embeddings":
+                reason = "rows (max_seq_length): no longer text is trained on"
+            logger.info("%s: %s is %s here, not %s, by the %s", path, name, now, given, reason)
 
 
 def _checked_type(path: str, model_type: Any) -> str:

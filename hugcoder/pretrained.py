@@ -50,6 +50,7 @@ HASHED_HERE = (".json", ".jinja")  # a changed value in them may have the size o
 MOST_HASHED = 64_000_000  # bytes
 NAMES_SHOWN = 3
 UNTIED = {"tie_word_embeddings": False}
+SHARDS = (f"{checkpoint.MODEL_SHARDS}/*", "global_step*/*")  # of FSDP and of DeepSpeed
 REPAIR = "download or export it again, or give another model"
 
 
@@ -112,6 +113,11 @@ def check_files(name: str) -> None:
         return
     if found := broken_file(folder):
         raise Refusal(f"{found}; {REPAIR}.")
+    if not weight_files(folder) and any(any(folder.glob(shards)) for shards in SHARDS):
+        raise Refusal(
+            f"{folder} holds shards of the weights, as FSDP and ZeRO-3 leave them, and no whole "
+            f"ones; make a model of it first: python export.py {folder} --output_dir FOLDER."
+        )
     if reason := manifest_damage(folder):
         raise Refusal(
             f"{folder} is damaged ({reason}); copy or export it again, or delete its {MANIFEST} if "

@@ -12,6 +12,7 @@ import difflib
 import inspect
 import itertools
 import json
+import logging
 import re
 import sys
 import typing
@@ -24,6 +25,8 @@ import yaml
 from transformers.hf_argparser import HfArgumentParser
 
 from hugcoder.refusal import Refusal, program_name
+
+logger = logging.getLogger(__name__)
 
 COMMAND_LINE = "the command line"
 
@@ -64,7 +67,7 @@ def parse(
     if "--help" in words or "-h" in words:
         parser.print_help()
         sys.exit(0)
-    settings = _collect(parser, words, positional)
+    settings = _without_replaced(parser, groups, _collect(parser, words, positional))
     try:
         parsed = parser.parse_args_into_dataclasses(_words(settings), look_for_args_file=False)
     except Refusal as refusal:
@@ -159,6 +162,27 @@ def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting
                 f"{again[0].value}; give it once."
             )
     return settings + given
+
+
+def _without_replaced(
+    parser: _Parser, groups: Sequence[type], settings: list[Setting]
+) -> list[Setting]:
+    """Drop what a later place says in another way: `_replaces` of a group names for a setting those
+    that it stands in place of. Both in one place stay, for the group to refuse.
+    """
+    final = {setting.name: setting for setting in settings}
+    places = list(dict.fromkeys(setting.place.partition(" line ")[0] for setting in settings))
+    order = {s.name: places.index(s.place.partition(" line ")[0]) for s in final.values()}
+    for name, others in (pair for group in groups for pair in getattr(group, "_replaces", ())):
+        says_nothing = name not in final or final[name].words == (str(parser.flag(name).default),)
+        for other in others if not says_nothing else ():
+            if other in final and order[other] < order[name]:
+                gone, now = final.pop(other), final[name]
+                logger.info(
+                    "%s %s (%s) goes in place of %s %s (%s)",
+                    *(now.name, now.value, now.place, gone.name, gone.value, gone.place),
+                )
+    return list(final.values())
 
 
 def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:

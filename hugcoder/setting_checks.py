@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hugcoder.launched import ON, launched_processes, uses
+from hugcoder.launched import launched_processes
 from hugcoder.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -145,6 +145,7 @@ def check_settings(arguments: "PretrainArguments") -> None:
     _check_names(arguments)
     _check_optimizer(arguments)
     check_schedule(arguments)
+    _settle_recomputing(arguments)
     _check_dependents(arguments)
     _check_trackers(arguments)
     _check_devices(arguments)
@@ -166,8 +167,8 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def is_recomputing(arguments: "PretrainArguments") -> bool:
-    """Whether activations are recomputed, by either name of the setting.
+def _settle_recomputing(arguments: "PretrainArguments") -> None:
+    """Whether activations are recomputed, by either name of the setting, under the newer one.
 
     Raises: Refusal when the two contradict each other.
     """
@@ -177,7 +178,7 @@ def is_recomputing(arguments: "PretrainArguments") -> bool:
             f"activation_checkpointing {new} and gradient_checkpointing {old}, its older name, "
             "contradict each other; give the first alone."
         )
-    return bool(new or old)
+    arguments.activation_checkpointing, arguments.gradient_checkpointing = bool(new or old), None
 
 
 def _check_choice(
@@ -320,7 +321,7 @@ def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
         found += [("torch_compile_mode", compiles), ("torch_compile_backend", compiles)]
     elif arguments.torch_compile_backend not in (None, "inductor"):
         found += [("torch_compile_mode", f"{arguments.torch_compile_backend} has no modes")]
-    if not is_recomputing(arguments):
+    if not arguments.activation_checkpointing:
         for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
             found += [(name, "activation_checkpointing is not true")]
     if not arguments.fsdp:
@@ -394,14 +395,4 @@ def _check_devices(arguments: "PretrainArguments") -> None:
         raise Refusal(
             f"local_rank {arguments.local_rank} is not what the launcher says (LOCAL_RANK {rank}); "
             "start with accelerate launch or torchrun, which say it themselves."
-        )
-    by_yaml = uses("FSDP") and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() in ON
-    by_recipe = any(
-        name.endswith("activation_checkpointing") and str(value).lower() in ON
-        for name, value in (arguments.fsdp_config or {}).items()
-    )
-    if is_recomputing(arguments) and (by_yaml or by_recipe):
-        raise Refusal(
-            "activation_checkpointing true and FSDP's own would recompute twice; leave "
-            "activation_checkpointing out where fsdp_config says it."
         )

@@ -1,10 +1,12 @@
-"""Which corpora the weights of a model have seen, and whether files of one may be called held out.
+"""Which corpora the weights of a model have seen, how often, and whether files of one may be called
+held out.
 
 A corpus is named by the first characters of its fingerprint, as a run's identity names it. Its
 held-out files are known to be unseen only by weights that have seen this corpus and no other: of
 another corpus, the same file may have been trained on. Holds no measuring and loads no torch.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from hugcoder.corpus import REPOSITORY, plural_of
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest, read_object
 from hugcoder.refusal import Refusal
 
+logger = logging.getLogger(__name__)
+
+# "Scaling Data-Constrained Language Models" (Muennighoff et al. 2023, arXiv 2305.16264): up to 4
+# passes a token is worth nearly as much as a new one, after about 16 nothing is left to gain.
+GOOD_PASSES = 4
 UNKNOWN = "unknown"  # stands for data that nothing names
 NAME_LENGTH = 16  # of a fingerprint, as in a run's identity
 RUN_RECORD = "run.json"
@@ -67,6 +74,22 @@ def corpora_of_run(base: str, resume_from: Path | None, corpus: str) -> list[str
     before = corpora_of(Path(base)) if base else []
     before += corpora_of(resume_from) if resume_from else []
     return joined(before, [corpus])
+
+
+def tell_of_passes(num_steps: int, steps_a_pass: float) -> None:
+    """Warn of a run that sees its corpus more often than that pays."""
+    passes = num_steps / steps_a_pass
+    if passes > GOOD_PASSES:
+        logger.warning(
+            "the run passes %.3g times over its corpus: after %s passes a token teaches less each "
+            "time (Muennighoff et al. 2023), and the model learns files by heart. Give "
+            "--num_train_epochs %s, which is %s steps in place of %s, or a larger corpus",
+            passes,
+            GOOD_PASSES,
+            GOOD_PASSES,
+            f"{max(1, int(GOOD_PASSES * steps_a_pass)):,}",
+            f"{num_steps:,}",
+        )
 
 
 def joined(*corpora: list[str]) -> list[str]:

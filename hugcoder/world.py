@@ -45,7 +45,7 @@ def check_launch(arguments: PretrainArguments) -> None:
     _check_parallelism()
     _check_fsdp_is_said_once(arguments)
     _check_fsdp_version(arguments)
-    _check_layers_are_wrapped(arguments)
+    _check_recomputing_is_the_recipes(arguments)
     _check_recipe_owns_the_numbers(arguments)
     check_offload()
 
@@ -95,21 +95,16 @@ def _check_fsdp_version(arguments: PretrainArguments) -> None:
         )
 
 
-def _check_layers_are_wrapped(arguments: PretrainArguments) -> None:
-    """accelerate's activation checkpointing works on what it wraps, and ends in a TypeError."""
-    policy, is_checkpointing = "", False
-    if uses("FSDP"):
-        policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP")
-        is_checkpointing = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "").lower() in ON
-    elif arguments.fsdp:
-        policy = arguments.fsdp_config.get("auto_wrap_policy", "")
-        given = arguments.fsdp_config.get("activation_checkpointing", False)
-        is_checkpointing = str(given).lower() in ON
-    if policy.upper() == "NO_WRAP" and is_checkpointing:
+def _check_recomputing_is_the_recipes(arguments: PretrainArguments) -> None:
+    """FSDP's own draws other random numbers the second time, and no other engine has it."""
+    by_yaml = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") if uses("FSDP") else ""
+    for name, value in ((arguments.fsdp_config or {}) if arguments.fsdp else {}).items():
+        by_yaml = value if name.endswith("activation_checkpointing") else by_yaml
+    if str(by_yaml).lower() in ON:
         raise Refusal(
-            "fsdp_activation_checkpointing true needs layers that are wrapped, and "
-            "fsdp_auto_wrap_policy is NO_WRAP, as it is where none is named; give "
-            "TRANSFORMER_BASED_WRAP, or fsdp_activation_checkpointing: false."
+            "fsdp_activation_checkpointing true is not taken: recomputation is the recipe's, and "
+            "the same under every engine. Leave it out of fsdp_config, and give "
+            "--activation_checkpointing true."
         )
 
 

@@ -38,6 +38,18 @@ def show_ddp_search(argv: list[str]) -> None:
     train.main(argv)
 
 
+def count_layers(argv: list[str]) -> None:
+    """Run train.py, and print how often the inside of a layer was computed."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+
+    import train
+
+    forward, calls = Qwen3MLP.forward, []
+    Qwen3MLP.forward = lambda *args: calls.append(1) or forward(*args)
+    train.main(argv)
+    sys.stdout.write(f"LAYERS {len(calls)} computed\n")
+
+
 def show_norms(argv: list[str]) -> None:
     """Run train.py, and print each norm that is judged beside the squares that a rank holds."""
     import numpy as np

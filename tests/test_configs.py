@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import processes
@@ -14,7 +15,10 @@ from processes import launch_py
 from hugcoder.recipe import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-PRETRAIN_RECIPES = sorted((ROOT / "configs/recipes").glob("pretrain_*.yaml"))
+PRETRAIN_RECIPES = [
+    *sorted((ROOT / "configs/recipes").glob("pretrain_*.yaml")),
+    ROOT / "configs/recipes/adapt.yaml",
+]
 ACCELERATE_FILES = sorted((ROOT / "configs").glob("*.yaml"))
 MODELS = {"tiny": 4.46e6, "130m": 130e6, "1b": 1.07e9, "7b": 7.0e9}
 SCRIPTS = sorted(path for end in ("sh", "sbatch") for path in (ROOT / "scripts").rglob(f"*.{end}"))
@@ -47,6 +51,8 @@ def required(path: Path, tmp_path) -> list[str]:
     """Flags that the recipe leaves to the command line."""
     keys = yaml.safe_load(path.read_text())
     flags = {"token_store": "data/x", "output_dir": str(tmp_path)}
+    if "config_file" not in keys:
+        flags["model_name_or_path"] = "runs/x"
     return [
         word for name, value in flags.items() if name not in keys for word in (f"--{name}", value)
     ]
@@ -82,11 +88,31 @@ def test_a_recipe_begins_with_its_purpose_and_hardware(path):
     assert head[1].startswith("# Hardware: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "state_bytes", "shards"), [("130m", 16, 1), ("1b", 20, 1), ("7b", 16, 8)]
+)
+def test_a_recipe_fits_the_memory_that_it_names(name, state_bytes, shards, monkeypatch, tmp_path):
+    """The arithmetic in its first lines, from the model's config and the recipe's rows."""
+    path = ROOT / f"configs/recipes/pretrain_{name}.yaml"
+    words = [str(path), *required(path, tmp_path), "--bf16", "false", "--torch_compile", "false"]
+    _, data, training = parse_pretraining(words, monkeypatch)
+    config = json.loads((ROOT / f"configs/models/{name}.json").read_text())
+    tokens = training.rows_allowed * data.max_seq_length
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    kept = 40 * hidden * layers  # bytes a token: norms, projections and the MLP, kernels fused
+    if training.activation_checkpointing:
+        kept = 2 * hidden * layers + 52.5 * hidden  # one layer, whose kernels are not fused
+    needed = MODELS[name] * state_bytes / shards + tokens * (kept + 49_152 * 14)
+    said, card = map(int, re.search(r"together = (\d+) GB of (\d+)", path.read_text()).groups())
+    assert needed / 1e9 == pytest.approx(said, abs=0.6)
+    assert said <= 0.9 * card
+
+
 def test_the_fsdp_recipe_composes_with_another(tmp_path, monkeypatch):
     words = ["configs/recipes/pretrain_7b.yaml", "configs/recipes/fsdp.yaml", "--token_store", "x"]
     _, _, training = parse_pretraining([*words, "--output_dir", str(tmp_path)], monkeypatch)
     assert training.fsdp
-    assert training.fsdp_config["activation_checkpointing"] is True
+    assert training.fsdp_config["reshard_after_forward"] is True
 
 
 def test_fsdp_is_the_same_by_recipe_by_yaml_and_in_hybrid_sharding():

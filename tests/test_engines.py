@@ -4,12 +4,12 @@ ZeRO is in test_zero.py, resuming in test_sharded_checkpoint.py.
 """
 
 import json
+import re
 
 import pytest
 import torch
 from core_fixtures import make_store
-from ranks import variant
-from run_in_ranks import TinyRun, exact_losses, model_of
+from run_in_ranks import TinyRun, assert_same_weights, exact_losses, losses, model_of
 from safetensors import safe_open
 
 
@@ -45,8 +45,9 @@ def test_rows_ranks_and_accumulation_do_not_change_the_losses(
 
 
 def test_fsdp_that_the_recipe_asks_for_shards_without_a_yaml(engines, losses_of_one):
-    recipe = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "activation_checkpointing": 1}
-    run = engines.whole(None, 2, fsdp="true", fsdp_config=json.dumps(recipe))
+    recipe = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}
+    words = {"fsdp": "true", "fsdp_config": json.dumps(recipe), "activation_checkpointing": True}
+    run = engines.whole(None, 2, **words)
     assert exact_losses(run) == pytest.approx(losses_of_one, rel=1e-6)
     assert list((run / "checkpoint-4").glob("pytorch_model_fsdp_0/*.distcp"))
 
@@ -131,11 +132,26 @@ def noisy(model_config, tokenizer, tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize("config", [None, "ddp.yaml", "fsdp.yaml", "deepspeed.yaml"])
 def test_a_model_that_draws_random_numbers_is_proved_to_isolate(engines, noisy, tmp_path, config):
-    if config == "fsdp.yaml":
-        plain = {"fsdp_activation_checkpointing": False}
-        config = variant(tmp_path, config, fsdp_config=plain)
     log = engines.run(tmp_path / "run", config, bf16=True, **noisy).of_rank(0)
     assert "(within 0.0e+00 of the logits' spread and 0.0e+00 nats a token" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"])
+def test_recomputing_gives_the_same_losses_and_weights_under_every_engine(engines, noisy, config):
+    """With dropout, of which accelerate's own recomputation under FSDP draws another one."""
+    runs, computed = [], []
+    for is_recomputing in (False, True):
+        name = f"recomputing-{is_recomputing}-{config.removesuffix('.yaml')}"
+        settings = noisy | {"activation_checkpointing": is_recomputing, "save_strategy": "no"}
+        program = "rank_programs_engines:count_layers"
+        log = engines.run(name, config, main=program, **settings).of_rank(0)
+        runs.append(engines.folder / name)
+        computed.append(int(re.search(r"LAYERS (\d+) computed", log)[1]))
+    assert losses(runs[1]) == losses(runs[0])
+    assert_same_weights(model_of(runs[1]), model_of(runs[0]))
+    micro_batches, layers = 2 * 2, 2  # of a rank in two steps of 8 rows; of the model
+    assert computed[1] - computed[0] == micro_batches * layers
 
 
 def test_the_proof_takes_no_random_number_from_the_training(engines, noisy):

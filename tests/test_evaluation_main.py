@@ -5,7 +5,7 @@ import json
 import pytest
 from evaluation_fixtures import write_run
 
-from evaluation.__main__ import main
+from evaluation.__main__ import main, table
 from evaluation.spans import KINDS
 from hugcoder.refusal import Refusal
 
@@ -52,6 +52,17 @@ def test_the_results_hold_every_promised_part(results, run_folder, corpus):
         assert set(part["floors"]) == {"empty", "copy_previous_line"}
     assert len(results["samples"]) >= 5
     assert results["seconds"] > 0
+
+
+def test_a_missing_interval_is_said_in_words(results):
+    """Symptom: `25.0 (? to ?)`."""
+    one = {"value": 0.25, "low": None, "high": None}
+    part = results["infilling"]["single_line"]
+    changed = {"single_line": part | {"model": part["model"] | {"exact_match": one}}}
+    lines = list(table(results | {"infilling": results["infilling"] | changed}))
+    assert any("25.0 (no interval)" in line for line in lines)
+    assert lines[-1].startswith("no interval: one repository alone has such files or holes")
+    assert not any("no interval" in line for line in table(results))
 
 
 def test_a_second_evaluation_gives_the_same_figures(results, run_folder, corpus, tmp_path, capsys):

@@ -10,7 +10,7 @@ from evaluation_fixtures import tiny_llama
 from safetensors.torch import load_file, save_file
 
 from hugcoder import checkpoint
-from hugcoder.pretrained import load_causal_lm
+from hugcoder.pretrained import check_files, load_causal_lm
 from hugcoder.refusal import Refusal
 
 
@@ -283,6 +283,15 @@ def test_a_checkpoint_without_its_optimizer_is_a_model(folder):
     checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1})
     (folder / "optimizer.pt").unlink()
     assert load(folder).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("shard", ["pytorch_model_fsdp_0/__0_0.distcp", "global_step2/x.pt"])
+def test_a_checkpoint_of_shards_alone_names_the_command_that_makes_a_model_of_it(folder, shard):
+    (folder / "model.safetensors").unlink()
+    (folder / shard).parent.mkdir()
+    (folder / shard).touch()
+    with pytest.raises(Refusal, match=r"no whole ones; .* python export.py .* --output_dir FOLDER"):
+        check_files(str(folder))
 
 
 def test_another_programs_manifest_is_none_of_ours(folder):

@@ -185,7 +185,7 @@ def test_the_shards_of_a_matrix_are_not_the_same_numbers(engine, runs):
 
 def test_sharding_on_meta_trains_as_a_model_that_every_rank_had_whole(runs):
     """In bf16 with activation checkpointing and two micro-batches, bit by bit."""
-    flags = {"bf16": True, "max_steps": 3}
+    flags = {"bf16": True, "max_steps": 3, "activation_checkpointing": True}
     on_meta = run_of(runs, "fsdp", **flags)
     whole = run_of(runs, "fsdp", main="rank_programs_init:train_a_whole_model", **flags)
     assert_same_weights(model_of(on_meta), model_of(whole))

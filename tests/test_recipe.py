@@ -395,3 +395,55 @@ def test_two_models_to_start_from_are_refused_with_both_values():
     words = ["--config_file", "configs/models/tiny.json", "--model_name_or_path", "hub/model"]
     with pytest.raises(Refusal, match=r"tiny.json' and model_name_or_path 'hub/model' are given"):
         parse([ModelArguments], words, description="d")
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "kept", "gone"),
+    [
+        ("config_file: a.json\nresidual_init: zero", "--model_name_or_path runs/one", 1, 0),
+        ("model_name_or_path: runs/one", "--config_file a.json", 0, 1),
+    ],
+)
+def test_a_flag_goes_in_place_of_what_the_recipe_says_in_another_way(
+    recipe, caplog, text, words, kept, gone
+):
+    """Symptom: adapting with a recipe of pretraining took --config_file "" and a guess."""
+    from hugcoder.arguments import ModelArguments
+
+    names = ("config_file", "model_name_or_path")
+    with caplog.at_level("INFO"):
+        made = parse([ModelArguments], [recipe(text), *words.split()], description="")
+    assert getattr(made, names[kept])
+    assert not getattr(made, names[gone])
+    assert f"{words[2:]} (the command line) goes in place of {names[gone]} " in caplog.text
+
+
+def test_one_place_that_says_two_ways_is_refused_and_a_default_replaces_nothing(recipe):
+    from hugcoder.arguments import ModelArguments
+
+    both = recipe("config_file: a.json\nmodel_name_or_path: runs/one")
+    with pytest.raises(Refusal, match="give exactly one"):
+        parse([ModelArguments], [both], description="")
+    with pytest.raises(Refusal, match="give exactly one"):
+        parse([ModelArguments], [recipe("config_file: a"), "--config_file="], description="")
+    emptied = [recipe("config_file: a"), "--config_file=", "--model_name_or_path=runs/one"]
+    assert parse([ModelArguments], emptied, description="").model_name_or_path == "runs/one"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "steps", "passes"),
+    [
+        ("max_steps: 500", "--num_train_epochs 4", -1, 4.0),
+        ("num_train_epochs: 4", "--max_steps 500", 500, 1.0),
+        ("num_train_epochs: 4", "--max_steps -1", -1, 4.0),
+        ("max_steps: 500", "--max_steps -1 --num_train_epochs 4", -1, 4.0),
+    ],
+)
+def test_the_later_of_steps_and_passes_says_how_long_a_run_is(
+    recipe, tmp_path, text, words, steps, passes
+):
+    from hugcoder.arguments import PretrainArguments
+
+    given = [recipe(text), *words.split(), "--output_dir", str(tmp_path)]
+    made = parse([PretrainArguments], given, description="")
+    assert (made.max_steps, made.num_train_epochs) == (steps, passes)

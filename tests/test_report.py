@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,26 @@ def whole_run(tokenizer, tmp_path_factory):
 def run(whole_run, tmp_path):
     """A copy that a test may damage; it still points to the shared store and corpus."""
     return shutil.copytree(whole_run, tmp_path / "tiny run")
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_tokenizer_that_was_measured_before_the_corpus_was_tokenized_is_found(
+    run, tmp_path, is_same
+):
+    record = json.loads((run / "run.json").read_text())
+    before = Path(record["arguments"]["DataArguments"]["token_store"])
+    store = shutil.copytree(before, tmp_path / "tokens")
+    record["arguments"]["DataArguments"]["token_store"] = str(store)
+    write_json(run / "run.json", record)
+    measured = json.loads((store / "tokenizer" / "measure.json").read_text())
+    shutil.rmtree(store / "tokenizer")
+    measured["tokenizer_sha256"] = "a" * 64 if is_same else "b" * 64
+    write_json(tmp_path / "tokenizer" / "measure.json", measured)
+    manifest = json.loads((store / "manifest.json").read_text())
+    write_json(store / "manifest.json", manifest | {"tokenizer": str(tmp_path / "tokenizer")})
+    text = report_of(run)
+    assert ("A vocabulary of 4,321 tokens" in text) is is_same
+    assert ("python -m tokenizer measure" in text) is not is_same
 
 
 def report_of(run, *words):

@@ -1,5 +1,6 @@
 """Settings of the Trainer that few runs use do here what they say, through the real main()."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,21 @@ def test_a_gradient_norm_of_0_clips_nothing_and_a_small_one_clips(run):
     clipped = losses(run("clipped", max_grad_norm=1e-6, **settings))
     assert clipped[1] == free[1]
     assert clipped[2] != free[2]
+
+
+def test_recomputing_draws_the_same_dropout_and_computes_each_layer_once_more(
+    run, model_config, tmp_path, monkeypatch
+):
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+
+    config = json.loads(model_config.read_text()) | {"attention_dropout": 0.1}
+    (tmp_path / "dropout.json").write_text(json.dumps(config))
+    forward, calls = Qwen3MLP.forward, []
+    monkeypatch.setattr(Qwen3MLP, "forward", lambda *args: calls.append(1) or forward(*args))
+    plain, before = losses(run("plain", config_file=tmp_path / "dropout.json")), len(calls)
+    changed = {"config_file": tmp_path / "dropout.json", "gradient_checkpointing": True}
+    assert losses(run("recomputing", **changed)) == plain
+    assert len(calls) - 2 * before == config["num_hidden_layers"] * 2  # steps
 
 
 def test_recomputing_compiling_and_determinism_leave_the_losses_as_they_are(run):

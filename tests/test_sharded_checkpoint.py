@@ -66,8 +66,7 @@ def test_muon_and_an_untied_head_resume_exactly_with_activation_checkpointing_sw
     settings = {"config_file": untied, "use_muon": True, "max_steps": 4}
     unbroken = sharded.whole("fsdp.yaml", **settings)
     run = begin_at(2, unbroken, tmp_path / "resumed")
-    plain = variant(tmp_path, "fsdp.yaml", fsdp_config={"fsdp_activation_checkpointing": False})
-    sharded.run(run, plain, **settings)
+    sharded.run(run, "fsdp.yaml", activation_checkpointing=True, **settings)
     assert_same(run, unbroken, after=2)
 
 

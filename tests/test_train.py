@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from core_fixtures import make_store
 from run_in_ranks import (
     assert_same_weights,
     begin_at,
@@ -189,13 +191,47 @@ def test_workers_and_accumulation_do_not_change_the_losses(words, tmp_path):
     assert accumulated == pytest.approx(plain, rel=1e-5)
 
 
-def test_pretraining_continues_from_a_model_folder(words, tmp_path):
+@pytest.mark.parametrize("place", ["", "model", "checkpoint-8"])
+def test_pretraining_continues_from_a_run_folder_and_from_the_folders_in_it(words, tmp_path, place):
     first = losses(run(words))
     del words["config_file"]
-    words |= {"model_name_or_path": words["output_dir"] / "model", "output_dir": tmp_path / "next"}
-    assert losses(run(words))[1] < first[1] - 0.3
+    words |= {"model_name_or_path": words["output_dir"] / place, "output_dir": tmp_path / "next"}
+    assert losses(run(words | {"max_steps": 1}))[1] < first[1] - 0.3
+
+
+def test_a_model_is_not_continued_with_rows_that_it_was_not_made_for(words, tmp_path):
+    model = run(words | {"max_steps": 1})
+    del words["config_file"]
+    words |= {"model_name_or_path": model}
     with pytest.raises(Refusal, match="512 exceeds the model's max_position_embeddings 128"):
         run(words | {"max_seq_length": 512, "output_dir": tmp_path / "longer"})
+
+
+def test_a_run_says_how_often_it_passes_over_its_corpus(words, tokenizer, tmp_path, caplog):
+    texts = [f"def plus_{i}(value):\n    return value + {i}\n" for i in range(20)]
+    make_store(tmp_path, tokenizer, texts)
+    words |= {"token_store": tmp_path / "store", "held_out_rows": 0, "save_strategy": "no"}
+    with caplog.at_level("INFO"):
+        folder = run(words)
+    counted = json.loads((folder / "epochs.json").read_text())["first_rows"][1]
+    passes = 8 * 4 / counted
+    assert passes > 4
+    assert f", {passes:.3g} passes over {counted * 128 / 1e6:.1f}M, on 1 process" in caplog.text
+    assert f"the run passes {passes:.3g} times over its corpus" in caplog.text
+    assert f"--num_train_epochs 4, which is {max(1, counted)} steps in place of 8" in caplog.text
+
+
+def test_weights_have_the_mode_that_the_umask_says(words):
+    """Symptom: safetensors writes 0600, and nobody in the group could read a model."""
+    before = os.umask(0o027)
+    try:
+        folder = run(words | {"max_steps": 4})
+    finally:
+        os.umask(before)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert folder / "model" / "model.safetensors" in files
+    odd = [p.name for p in files if p.stat().st_mode & 0o777 != 0o640 and p.suffix != ".lock"]
+    assert odd == []
 
 
 def test_epochs_settle_the_number_of_steps_and_cosine_ends_at_its_floor(words):

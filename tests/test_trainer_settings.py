@@ -223,15 +223,13 @@ def test_a_value_that_can_be_is_taken(words, name, value):
     assert getattr(parsed(*words.split()), name) == value
 
 
-def test_two_lengths_of_a_run_are_refused_with_where_each_stands(tmp_path):
+def test_two_lengths_of_a_run_in_one_place_are_refused_with_where_each_stands(tmp_path):
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("max_steps: 5\n")
+    recipe.write_text("max_steps: 5\nnum_train_epochs: 3\n")
     with pytest.raises(Refusal) as caught:
-        parse(
-            [PretrainArguments], [str(recipe), *GIVEN[4:], "--num_train_epochs=3"], description=""
-        )
+        parse([PretrainArguments], [str(recipe), *GIVEN[4:]], description="")
     assert f"--max_steps 5 comes from {recipe} line 1" in str(caught.value)
-    assert "--num_train_epochs 3 comes from the command line" in str(caught.value)
+    assert f"--num_train_epochs 3 comes from {recipe} line 2" in str(caught.value)
 
 
 # ---- settings that another one switches off ------------------------------------------------------

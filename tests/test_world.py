@@ -221,18 +221,20 @@ def test_a_batch_that_would_not_be_the_one_given_is_refused(tmp_path, monkeypatc
         arguments.PretrainArguments(output_dir=str(tmp_path), global_batch_size=16)
 
 
-def test_activation_checkpointing_without_wrapped_layers_is_refused(arguments, launched):
-    launched("fsdp.yaml", fsdp_config={"fsdp_auto_wrap_policy": "NO_WRAP"})
-    with pytest.raises(Refusal, match=r"needs layers that are wrapped, and .* is NO_WRAP"):
+def test_recomputation_that_the_yaml_asks_for_is_refused_with_the_recipes_setting(
+    arguments, launched
+):
+    launched("fsdp.yaml", fsdp_config={"fsdp_activation_checkpointing": True})
+    with pytest.raises(Refusal, match=r"Leave it out of .* give --activation_checkpointing true"):
         check_launch(arguments)
 
 
-def test_activation_checkpointing_without_wrapped_layers_is_refused_in_a_recipe(tmp_path):
+def test_recomputation_that_a_recipes_fsdp_config_asks_for_is_refused(tmp_path):
     from hugcoder.arguments import PretrainArguments
 
     fsdp = {"auto_wrap_policy": "NO_WRAP", "activation_checkpointing": True}
     arguments = PretrainArguments(output_dir=str(tmp_path), fsdp=True, fsdp_config=fsdp)
-    with pytest.raises(Refusal, match="needs layers that are wrapped"):
+    with pytest.raises(Refusal, match="recomputation is the recipe's"):
         check_launch(arguments)
     arguments.fsdp_config["activation_checkpointing"] = False
     check_launch(arguments)
@@ -293,12 +295,3 @@ def test_processes_on_gpus_talk_through_nccl(backend, device, is_right, monkeypa
     else:
         with pytest.raises(Refusal, match=f"but train on {device}"):
             world._check_backend(device)
-
-
-def test_recomputing_with_dropout_is_refused(tiny, model_config):
-    """Symptom: accelerate recomputes with other random numbers, and the gradients are wrong."""
-    config = json.loads(model_config.read_text()) | {"attention_dropout": 0.1}
-    path = tiny.folder / "dropout.json"
-    path.write_text(json.dumps(config))
-    refused = tiny.run("run", "fsdp.yaml", config_file=path, code=2)
-    assert "the model's attention_dropout is 0.1" in refused.output

@@ -35,7 +35,8 @@ def main() -> None:
     copy(package("matplotlib") / "backends/web_backend", target / "folders/web")
     write_parquet(target / "jinja.parquet", rows(package("jinja2"), "pallets/jinja"))
     write_lines(target / "csrc.jsonl", rows(package("deepspeed") / "ops/csrc/transformer", "csrc"))
-    write_lines(target / "hub/pyarrow/train.jsonl", rows(package("pyarrow"), "pyarrow", ".pyx .pxi"))
+    cython = rows(package("pyarrow"), "pyarrow", ".pyx .pxi")
+    write_lines(target / "hub/pyarrow/train.jsonl", cython)
 
 
 def package(name: str) -> Path:
