@@ -27,6 +27,7 @@ from hugcoder.ranges import (
 )
 from hugcoder.refusal import Refusal
 from hugcoder.schedule import check_schedule
+from hugcoder.tracker_checks import check_trackers, trackers_of
 from hugcoder.trainer_settings import FIXED
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def check_settings(arguments: "PretrainArguments") -> None:
     _check_optimizer(arguments)
     check_schedule(arguments)
     _check_dependents(arguments)
-    _check_trackers(arguments)
+    check_trackers(arguments)
     _check_devices(arguments)
 
 
@@ -332,7 +333,7 @@ def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
             found += [(name, "dataloader_num_workers is 0")]
     if _plain(arguments.eval_strategy) == "no":
         found += [("eval_on_start", "eval_strategy is no")]
-    if not {"trackio", "all"} & set(_trackers(arguments)):
+    if not {"trackio", "all"} & set(trackers_of(arguments)):
         of_trackio = ("project", "trackio_space_id", "trackio_bucket_id", "hub_private_repo")
         for name in (*of_trackio, "trackio_static_space_id"):
             found += [(name, "report_to does not name trackio")]
@@ -353,35 +354,7 @@ def _without_effect_in_the_schedule(arguments: "PretrainArguments") -> list[tupl
     return found
 
 
-# ---- trackers and devices ------------------------------------------------------------------------
-
-
-def _trackers(arguments: "PretrainArguments") -> list[str]:
-    given = arguments.report_to
-    return [given] if isinstance(given, str) else list(given or [])
-
-
-def _check_trackers(arguments: "PretrainArguments") -> None:
-    names = _trackers(arguments)
-    if names in ([], ["none"], ["all"]):
-        return
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
-
-    unknown = [name for name in names if name not in INTEGRATION_TO_CALLBACK]
-    if unknown:
-        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-        raise Refusal(
-            f"report_to names {unknown[0]}, which is no tracker; give none, all or one of {known}."
-        )
-    missing = [name for name in names if name not in get_available_reporting_integrations()]
-    if missing:
-        raise Refusal(
-            f"report_to names {missing[0]}, which is not installed; install it, or give none "
-            "(metrics.jsonl is always written)."
-        )
+# ---- devices -------------------------------------------------------------------------------------
 
 
 def _check_devices(arguments: "PretrainArguments") -> None:
