@@ -40,8 +40,8 @@ class GenerateArguments:
     infill: str = field(
         default="",
         metadata={
-            "help": "FILE:LINE:COLUMN or FILE:LINE (its end), a cursor; or FILE with a hole between the two marks, whose "
-            "text is thought away."
+            "help": "FILE:LINE:COLUMN or FILE:LINE (its end), a cursor; or FILE with a hole "
+            "between the two marks, whose text is thought away."
         },
     )
     start_mark: str = field(default="<FILL>", metadata={"help": "Where the hole of a file begins."})

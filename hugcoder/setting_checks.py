@@ -8,13 +8,14 @@ import importlib.util
 import json
 import math
 import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hugcoder.launched import ON, launched_processes, uses
+from hugcoder.launched import ON, RANKS, WORLD_SIZES, launched_processes, uses
 from hugcoder.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -135,6 +136,7 @@ KEYS["gradient_checkpointing_kwargs"] = KEYS["activation_checkpointing_kwargs"]
 
 def check_settings(arguments: "PretrainArguments") -> None:
     """Refuse what the Trainer would stumble over, or take and do nothing with."""
+    rank = _launched_local_rank()
     for name, (value, reason) in FIXED.items():
         _check_fixed(name, getattr(arguments, name), value, reason)
     check_ranges(arguments, RANGES)
@@ -148,7 +150,7 @@ def check_settings(arguments: "PretrainArguments") -> None:
     check_schedule(arguments)
     _check_dependents(arguments)
     check_trackers(arguments)
-    _check_devices(arguments)
+    _check_devices(arguments, rank)
 
 
 def _check_fixed(name: str, found: Any, value: Any, reason: str) -> None:
@@ -357,12 +359,11 @@ def _without_effect_in_the_schedule(arguments: "PretrainArguments") -> list[tupl
 # ---- devices -------------------------------------------------------------------------------------
 
 
-def _check_devices(arguments: "PretrainArguments") -> None:
+def _check_devices(arguments: "PretrainArguments", rank: int) -> None:
     """What needs a GPU or the launcher's word."""
     has_gpu = torch.accelerator.is_available() and not arguments.use_cpu
     if arguments.tf32 and not has_gpu:
         raise Refusal("tf32 true needs a GPU and there is none; leave it out, or give false.")
-    rank = int(os.environ.get("LOCAL_RANK", "-1"))
     if arguments.local_rank not in (-1, rank):
         raise Refusal(
             f"local_rank {arguments.local_rank} is not what the launcher says (LOCAL_RANK {rank}); "
@@ -378,3 +379,22 @@ def _check_devices(arguments: "PretrainArguments") -> None:
             "activation_checkpointing true and FSDP's own would recompute twice; leave "
             "activation_checkpointing out where fsdp_config says it."
         )
+
+
+def _launched_local_rank() -> int:
+    """LOCAL_RANK; -1 without. Raises: Refusal for words of a launcher that is not there."""
+    names = [name for name in (*WORLD_SIZES, *RANKS, "LOCAL_RANK") if name in os.environ]
+    for name in names:
+        if not re.fullmatch(r"-?\d+", os.environ[name]):
+            raise Refusal(
+                f"{name} in the environment is {os.environ[name]!r}, no number; unset it, or start "
+                "with torchrun or accelerate launch, which set it."
+            )
+    rank = int(os.environ.get("LOCAL_RANK", "-1"))
+    if (rank >= 0 or launched_processes() > 1) and "MASTER_ADDR" not in os.environ:
+        raise Refusal(
+            f"{', '.join(names)} in the environment, as a launcher sets it, but not MASTER_ADDR; "
+            f"for one process `unset {' '.join(names)}`, for several start with torchrun or "
+            "accelerate launch."
+        )
+    return rank

@@ -1,4 +1,4 @@
-"""Trackers of --report_to: which there are, and whether each can be used, before anything is loaded.
+"""Trackers of --report_to: which there are and whether they can be used, before the data is read.
 
 transformers makes the trackers when the model is built, and a tracker looks for its key when the
 training begins. Here what is not installed, has no key or contradicts its own switch is refused
@@ -84,8 +84,8 @@ def _why_not(name: str) -> str:
     if importlib.util.find_spec(module) is None:
         return f"which is not installed; install it with `pip install {package or module}`"
     return (
-        "which is installed, but says that it cannot be used: too old, without its key, or switched "
-        "off; set it up as its own documentation says"
+        "which is installed, but says that it cannot be used: too old, without its key, or "
+        "switched off; set it up as its own documentation says"
     )
 
 
@@ -117,8 +117,8 @@ def _check_wandb() -> None:
         raise Refusal(f"report_to names wandb, whose settings are wrong ({reason}).") from None
     if not key and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise Refusal(
-            "report_to names wandb, which has no key here; run `wandb login`, or set WANDB_API_KEY, "
-            f"or WANDB_MODE=offline to write beside the run, {NOTHING_LOST}."
+            "report_to names wandb, which has no key here; run `wandb login`, or set "
+            f"WANDB_API_KEY, or WANDB_MODE=offline to write to this disk, {NOTHING_LOST}."
         )
 
 

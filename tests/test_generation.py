@@ -2,7 +2,6 @@
 
 import itertools
 import json
-
 import re
 
 import pytest
@@ -93,12 +92,12 @@ def test_without_a_network_a_name_of_the_hub_is_refused_soon(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
-    with pytest.raises(Refusal, match="hub cannot be reached .*Did you mean rund/model"):
+    with pytest.raises(Refusal, match=r"hub cannot be reached .*Did you mean rund/model"):
         generation.load_checkpoint("run/model")
     assert 1 <= len(asked) <= 2
     asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(Refusal, match="no folder run/model, .* HF_HUB_OFFLINE forbids"):
+    with pytest.raises(Refusal, match=r"no folder run/model, .* HF_HUB_OFFLINE forbids"):
         generation.load_checkpoint("run/model")
     assert not asked
 

@@ -384,6 +384,7 @@ def test_a_way_to_start_workers_is_taken(name):
 
 def test_what_an_old_launcher_adds_is_taken_where_it_is_true(monkeypatch):
     monkeypatch.setitem(os.environ, "LOCAL_RANK", "1")
+    monkeypatch.setitem(os.environ, "MASTER_ADDR", "localhost")
     with pytest.raises(Refusal, match="local_rank 0 is not what the launcher says"):
         parsed("--local_rank", "0")
 
@@ -408,7 +409,7 @@ def test_trackers_are_taken_from_a_list_in_a_recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({}, "no key here; run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"),
+        ({}, "no key here; run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offl"),
         ({"WANDB_API_KEY": ""}, "no key here; run `wandb login`"),
         ({"WANDB_API_KEY": "short"}, "whose settings are wrong (WANDB_API_KEY invalid"),
         ({"WANDB_MODE": "sometimes"}, "whose settings are wrong (mode: Input should be 'online'"),
@@ -436,5 +437,39 @@ def test_a_tracker_that_cannot_begin_ends_in_a_sentence():
 
     callback = TensorBoardCallback()
     refuse_when_trackers_fail([callback])
-    with pytest.raises(Refusal, match="report_to names tensorboard, which cannot begin .*; repair"):
+    with pytest.raises(Refusal, match=r"names tensorboard, which cannot begin .*; repair"):
         callback.on_train_begin(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("left_over", "sentence"),
+    [
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK in the environment, as a launcher sets it, but not MAST"),
+        ({"WORLD_SIZE": "2"}, "for one process `unset WORLD_SIZE`, for several start with torch"),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "`unset WORLD_SIZE RANK LOCAL_RANK`"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', no number; unset it"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no number; unset it"),
+    ],
+)
+def test_what_a_launcher_left_in_the_environment_is_refused(left_over, sentence, monkeypatch):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert sentence in refusal()
+
+
+@pytest.mark.parametrize("left_over", [{"RANK": "0"}, {"LOCAL_RANK": "-1"}, {"SLURM_NTASKS": "4"}])
+def test_what_says_one_process_goes_through(left_over, monkeypatch):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    parsed()
+
+
+def test_a_small_shared_memory_is_refused_with_the_way_out(monkeypatch):
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    monkeypatch.setattr("hugcoder.hardware.shared_memory_free", lambda: 32_768)
+    with pytest.raises(Refusal, match=r"/dev/shm has 32,768 bytes free.*dataloader_num_workers 0"):
+        check_arguments(*parse(groups, GIVEN, description=""))
+    check_arguments(*parse(groups, [*GIVEN, "--dataloader_num_workers", "0"], description=""))
+    monkeypatch.setattr("hugcoder.hardware.shared_memory_free", lambda: 2**26)  # Docker's
+    check_arguments(*parse(groups, GIVEN, description=""))

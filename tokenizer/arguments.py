@@ -42,7 +42,7 @@ class TokenizerArguments:
         default=200_000_000,
         metadata={
             "help": "bytes of text that are learned from, shared equally by the languages; time "
-            "grows with it, a CPU-second for about 2 MB"
+            "grows with it, a CPU-second for about 2 MB of code or half a MB of text without spaces"
         },
     )
     max_document_bytes: int = field(
@@ -64,8 +64,8 @@ class TokenizerArguments:
             )
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise Refusal(
-                f"vocab_size {self.vocab_size:,} is too large; give at most {MAX_VOCAB_SIZE:,}, four "
-                "times the largest there are."
+                f"vocab_size {self.vocab_size:,} is too large; give at most {MAX_VOCAB_SIZE:,}, "
+                "four times the largest there are."
             )
         check_positive(self, "sample_bytes", "max_document_bytes")
 

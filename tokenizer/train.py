@@ -29,10 +29,10 @@ PATTERNS = {
     "compact": _START + r"(?:\r?\n[ \t]*)*|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
 }
 
-# The trainer walks through the whole match for each merge in it: 5 MB of matches without an end took
-# minutes. It learns from pieces of at most so many characters, and hardly any code has longer ones;
-# the finished tokenizer has the pattern as it stands above.
-MAX_MATCH = 256
+# The trainer walks through a whole match for each merge in it: 5 MB of matches without an end took
+# minutes. So it learns from pieces of at most so many characters, and hardly any code has longer
+# matches; the finished tokenizer has the pattern as it stands above.
+MAX_MATCH = 128
 
 FILES = (*TRAINED, "measure.json")  # what a tokenizer folder holds beside its manifest
 
