@@ -98,7 +98,7 @@ def _check_wandb() -> None:
     if os.environ.get("WANDB_DISABLED", "").lower() in ON:
         raise Refusal(
             "report_to names wandb and WANDB_DISABLED is set, which contradict each other; unset "
-            "it or set WANDB_MODE=offline, or take wandb out of --report_to."
+            "it (WANDB_MODE=offline works without a network), or take wandb out of --report_to."
         )
     settings = wandb.Settings()
     folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
