@@ -24,7 +24,10 @@ from hugcoder.refusal import Refusal, entry_point
 DESCRIPTION = """Complete a text or fill a hole in a file: python generate.py MODEL --prompt TEXT,
 or --infill FILE:LINE:COLUMN. LINE and COLUMN are counted from 1; COLUMN counts characters (a tab is
 one, an accented letter is one), so FILE:1:1 is before the first character of the file, and the
-column behind the last character of a line is the line's length plus 1."""
+column behind the last character of a line is the line's length plus 1; FILE:LINE means that one.
+The word behind --prompt is the text, also where it begins with dashes. What is longer than the
+model's context is cut, and a line on standard error says so."""
+TEXTS = ("prompt", "start_mark", "end_mark")
 
 
 @dataclass
@@ -37,8 +40,8 @@ class GenerateArguments:
     infill: str = field(
         default="",
         metadata={
-            "help": "FILE:LINE:COLUMN, a cursor; or FILE with a hole between the two marks, whose "
-            "text is thought away."
+            "help": "FILE:LINE:COLUMN or FILE:LINE (its end), a cursor; or FILE with a hole "
+            "between the two marks, whose text is thought away."
         },
     )
     start_mark: str = field(default="<FILL>", metadata={"help": "Where the hole of a file begins."})
@@ -118,25 +121,29 @@ def find_hole(infill: str, start_mark: str, end_mark: str) -> Hole:
 
     Raises: Refusal when the file, the position or the marks are not there.
     """
-    position = re.fullmatch(r"(.+):(\d+):(\d+)", infill)
+    position = re.fullmatch(r"(.+?):(\d+)(?::(\d+))?", infill)
+    if position and not position[3] and Path(infill).is_file():
+        position = None
     path = Path(position[1] if position else infill)
     text = read_text(path)
     is_crlf = "\r\n" in text and text.count("\r\n") == text.count("\n")
     if is_crlf:  # most code a model has seen has LF; the answer gets the file's own again
         text = text.replace("\r\n", "\n")
     if position:
-        start = stop = _offset(text, path, int(position[2]), int(position[3]))
+        column = int(position[3]) if position[3] else None
+        start = stop = _offset(text, path, int(position[2]), column)
         prefix, suffix = text[:start], text[stop:]
     else:
         prefix, suffix = _around_marks(text, path, start_mark, end_mark)
     return Hole(prefix, suffix, "\r\n" if is_crlf else "\n")
 
 
-def _offset(text: str, path: Path, line: int, column: int) -> int:
-    """Characters before a position counted from 1."""
+def _offset(text: str, path: Path, line: int, column: int | None) -> int:
+    """Characters before a position counted from 1; without a column, before the line's end."""
     lines = text.split("\n")
     if not 1 <= line <= len(lines):
         raise Refusal(f"{path} has lines 1 to {len(lines)}, so line {line} is outside the file.")
+    column = len(lines[line - 1]) + 1 if column is None else column
     if not 1 <= column <= len(lines[line - 1]) + 1:
         raise Refusal(
             f"line {line} of {path} has columns 1 to {len(lines[line - 1]) + 1} (counted in "
@@ -171,7 +178,8 @@ def _recording(ids: Iterator[int], record: list[int]) -> Iterator[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse([GenerateArguments], argv, description=DESCRIPTION, positional="model")
+    groups = [GenerateArguments]
+    arguments = parse(groups, argv, description=DESCRIPTION, positional="model", texts=TEXTS)
     hole, text = None, arguments.prompt
     if arguments.infill:
         hole = find_hole(arguments.infill, arguments.start_mark, arguments.end_mark)
@@ -185,10 +193,20 @@ def main(argv: list[str] | None = None) -> None:
     transformers_logging.disable_progress_bar()
     model, codec = generation.load_checkpoint(arguments.model, arguments.device, arguments.dtype)
     room = generation.prompt_room(model, arguments.max_new_tokens)
-    if hole:
-        prompt = generation.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, room)
-    else:
-        prompt = generation.completion_prompt(codec, text, room)
+    prompts = (
+        generation.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, limit)
+        if hole
+        else generation.completion_prompt(codec, text, limit)
+        for limit in (sys.maxsize, room)
+    )
+    whole, prompt = prompts
+    if len(prompt) < len(whole):
+        print(
+            f"context cut to {len(prompt):,} of {len(whole):,} tokens: the model has room for "
+            f"{generation.context_length(model):,}, of which max_new_tokens keeps "
+            f"{arguments.max_new_tokens:,}",
+            file=sys.stderr,
+        )
     ending = generation.ending_of(model, codec)
     sampling = generation.Sampling(arguments.temperature, arguments.top_p, arguments.seed)
 

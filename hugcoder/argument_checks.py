@@ -56,12 +56,31 @@ def check_arguments(
             "it with torchrun or accelerate, one process a GPU (torchrun --nproc_per_node 1 where "
             "an FSDP checkpoint is to go on with one), or leave fsdp out."
         )
+    _check_shared_memory(data, training)
     if data.held_out_rows == 0 and training.eval_on_start:
         raise Refusal("eval_on_start true needs held-out rows, and held_out_rows is 0; give some.")
     if data.held_out_rows == 0 and training.eval_strategy != "no":
         training.eval_strategy = type(training.eval_strategy)("no")
     if training.process_index == 0:
         _tell_of_settings(training)
+
+
+def _check_shared_memory(data: DataArguments, training: PretrainArguments) -> None:
+    """Containers often have next to none, and then a worker ends in a bus error or a full disk."""
+    free = hardware.shared_memory_free()
+    if not training.dataloader_num_workers or free is None:
+        return
+    # Each worker keeps the batches that lie ready and one on its way; input_ids, labels,
+    # position_ids and kinds have 8 bytes a token.
+    workers = training.dataloader_num_workers
+    tokens = training.per_device_train_batch_size * data.max_seq_length
+    needed = workers * ((training.dataloader_prefetch_factor or 2) + 1) * tokens * 4 * 8
+    if free < needed:
+        raise Refusal(
+            f"{hardware.SHARED_MEMORY} has {free:,} bytes free, and {workers} data workers need up "
+            f"to {needed:,}; make it larger (docker run --shm-size 1g), or give "
+            "--dataloader_num_workers 0."
+        )
 
 
 def _tell_of_settings(training: PretrainArguments) -> None:

@@ -229,6 +229,13 @@ class PretrainArguments(TrainingArguments):
     )
     seed: int = _field(42, "Of the weights, of the data order and of every FIM draw.")
     logging_steps: float = _field(10, "Steps between log lines.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": "Trackers that get every log event beside metrics.jsonl, as in `wandb "
+            "tensorboard`; all = those that are installed, none."
+        },
+    )
     eval_strategy: str = _field(
         "steps", "When held-out rows are scored: `steps`, and once more at the end, or `no`."
     )

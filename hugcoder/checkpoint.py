@@ -268,7 +268,8 @@ def _has_gone_back(run: Path, given: Path) -> bool:
     marker = run / BRANCH
     if not marker.is_file():
         return False
-    return Path(marker.read_text(encoding="utf-8")).resolve() == given.resolve()
+    written = marker.read_text(encoding="utf-8")
+    return given.resolve() in {Path(written).resolve(), (run / written).resolve()}
 
 
 def _go_back(run: Path, given: Path) -> None:
@@ -284,7 +285,10 @@ def _go_back(run: Path, given: Path) -> None:
             kept = _set_aside(folder, LEFT)
             logger.warning("%s is left for %s; kept as %s", folder, given, kept.name)
     run.mkdir(parents=True, exist_ok=True)
-    (run / BRANCH).write_text(str(given), encoding="utf-8")
+    place, home = given.resolve(), run.resolve()  # the next start may be in another working folder
+    inside = place.is_relative_to(home)
+    written = place.relative_to(home) if inside else place
+    (run / BRANCH).write_text(str(written), encoding="utf-8")
 
 
 def _last_whole(run: Path) -> Path | None:

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer
 import fim
 from hugcoder.file_table import FileTable, missing_or_resized
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest
-from hugcoder.refusal import Refusal
+from hugcoder.refusal import Refusal, told
 
 
 @functools.cache
@@ -46,10 +46,14 @@ class Codec:
                 f"there is no tokenizer in {self.folder} (no tokenizer.json); train one with "
                 "`python -m tokenizer`."
             )
+        data = path.read_bytes()  # here, because tokenizers tells of no errno and of no path
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_buffer(data)
         except Exception as error:  # tokenizers raises nothing more precise
-            raise Refusal(f"{path} is not a tokenizer: {error}") from None
+            raise Refusal(
+                f"{path} is not a tokenizer ({told(error)}); copy it again, or train one with "
+                "`python -m tokenizer`."
+            ) from None
         self._mark_sentinels_special()
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
@@ -57,7 +61,7 @@ class Codec:
         self.special_ids = {
             t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special
         }
-        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(data).hexdigest()
         _check_files(self.folder, self.fingerprint)
 
     def _mark_sentinels_special(self) -> None:

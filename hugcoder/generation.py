@@ -9,7 +9,6 @@ Shapes: B prompts, T tokens of the longest prompt, V vocabulary.
 """
 
 import logging
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import torch
 
 from hugcoder.codec import Codec
 from hugcoder.hardware import check_device
+from hugcoder.hub import can_be_hub_name, check_hub_has, did_you_mean
 from hugcoder.refusal import Refusal
 from hugcoder.tokenizer_files import hub_tokenizer
 
@@ -89,12 +89,11 @@ def find_checkpoint(name: str) -> Path | None:
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
             return candidate
-    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not folder.parent.exists()
-    if not is_hub_name or name.startswith("runs/"):
+    if not can_be_hub_name(name):
         raise Refusal(
             f"there is no model at {name}: neither {folder / 'config.json'} nor "
             f"{folder / 'model' / 'config.json'} exists. Give a run folder, its model/ folder or a "
-            "hub name such as bigcode/starcoder2-3b."
+            "hub name such as bigcode/starcoder2-3b." + did_you_mean(name)
         )
     return None
 
@@ -114,6 +113,8 @@ def load_checkpoint(
     from hugcoder.pretrained import load_causal_lm
 
     folder = find_checkpoint(name)
+    if folder is None:
+        check_hub_has(name)
     if device is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = str(accelerator or "cpu")

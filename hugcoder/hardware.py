@@ -14,6 +14,8 @@ import torch
 
 from hugcoder.refusal import Refusal
 
+SHARED_MEMORY = "/dev/shm"
+
 # Dense bf16 peak in FLOP/s by a part of the device's name. Sources: NVIDIA data sheets, figures
 # without sparsity.
 PEAK_FLOPS = {
@@ -81,6 +83,11 @@ def processor_has_bf16() -> bool:
         return True
     known = torch.cpu.get_capabilities()
     return known["avx512_bf16"] or known["amx_bf16"]
+
+
+def shared_memory_free() -> int | None:
+    """Bytes free in /dev/shm, where data workers hand over rows; None where there is none."""
+    return shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
 
 
 def missing_compiler() -> str:

@@ -16,7 +16,7 @@ import logging
 import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def parse(
     *,
     description: str,
     positional: str = "",
+    texts: Collection[str] = (),
 ) -> Any:
     """Parse recipe files, then flags, into one instance of each dataclass of `groups`.
 
@@ -58,16 +59,21 @@ def parse(
         files.
         description: first paragraph of --help.
         positional: name of the field that a leading word which is no recipe stands for.
+        texts: names of the fields whose value is free text: the word behind such a flag is its
+        value, also where it begins with dashes, unless it is a flag of this program.
 
     Returns: the instances in the order of `groups` (the instance itself for one group).
     Raises: Refusal for anything a user can repair.
     """
     parser = _Parser(groups, description=description)
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _joined(parser, list(sys.argv[1:] if argv is None else argv), texts)
     if "--help" in words or "-h" in words:
         parser.print_help()
         sys.exit(0)
-    settings = _without_replaced(parser, groups, _collect(parser, words, positional))
+    settings = [
+        setting if setting.name in texts else _found(setting)
+        for setting in _without_replaced(parser, groups, _collect(parser, words, positional))
+    ]
     try:
         parsed = parser.parse_args_into_dataclasses(_words(settings), look_for_args_file=False)
     except Refusal as refusal:
@@ -113,6 +119,11 @@ class _Parser(HfArgumentParser):
     def error(self, message: str):
         raise Refusal(re.sub(r"^argument (--\w+)(/--[\w-]+)*", r"\1", message))
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.nargs is None and arg_strings == ["--"]:  # argparse would drop its separator
+            return "--"
+        return super()._get_values(action, arg_strings)
+
     def flag(self, name: str) -> argparse.Action | None:
         return self._option_string_actions.get(f"--{name}")
 
@@ -126,7 +137,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults without the noise of `None` and of dashed spellings."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").strip().replace("%", "%%").replace("%%(default)", "%(default)")
+        text = (action.help or "").strip().replace("%%", "%")  # some write it as argparse has it
+        text = text.replace("%", "%%").replace("%%(default)", "%(default)")
         shown = action.default not in (None, argparse.SUPPRESS, [], "") and "%(default)" not in text
         return f"{text} (default: %(default)s)" if shown and action.option_strings else text
 
@@ -137,13 +149,58 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return option if action.nargs in (0, "?") else f"{option} {action.dest.upper()}"
 
 
+def _joined(parser: _Parser, words: list[str], texts: Collection[str]) -> list[str]:
+    """The words, with a flag of `texts` and the word behind it as one, `--flag=word`.
+
+    Raises: Refusal for a word that no file or text can hold: half a character.
+    """
+    for word in words:
+        if re.search("[\ud800-\udfff]", word):
+            raise Refusal(
+                f"{word!r} on {COMMAND_LINE} is not UTF-8, or the locale is none of UTF-8 (now "
+                f"{sys.getfilesystemencoding()}); rename it, or run with PYTHONUTF8=1."
+            )
+    joined, rest = [], iter(words)
+    for word in rest:
+        if word.startswith("--") and word[2:].replace("-", "_") in texts:
+            value = next(rest, None)
+            if value is None or _is_flag(parser, value):
+                behind = f", not {value}" if value else ""
+                raise Refusal(
+                    f"{word} must be followed by its text{behind}; a text that is the name of a "
+                    f"flag is given as {word}={value or 'TEXT'}."
+                )
+            word = f"{word}={value}"
+        joined.append(word)
+    return joined
+
+
+def _is_flag(parser: _Parser, word: str) -> bool:
+    """Whether a word is a flag with an effect; asking for help is also a text."""
+    name = word.partition("=")[0]
+    return name.startswith("--") and name != "--help" and parser.flag(name[2:]) is not None
+
+
+def _found(setting: Setting) -> Setting:
+    return dataclasses.replace(setting, words=tuple(from_anywhere(w) for w in setting.words))
+
+
+def from_anywhere(word: str) -> str:
+    """A path that begins with configs/, as the recipes name them, from any working folder: that of
+    HugCoder where there is none here.
+    """
+    shipped = Path(__file__).parent.parent / word
+    is_theirs = word.startswith("configs/") and not Path(word).exists() and shipped.exists()
+    return str(shipped) if is_theirs else word
+
+
 def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting]:
     """All settings in the order in which they count, each with the place it came from."""
     settings: list[Setting] = []
     while words and not words[0].startswith("-"):
         word = words.pop(0)
         if word.endswith((".yaml", ".yml")):
-            settings += read_recipe(Path(word), parser)
+            settings += read_recipe(Path(from_anywhere(word)), parser)
         elif positional and all(setting.name != positional for setting in settings):
             settings.append(Setting(positional, (word,), COMMAND_LINE))
         elif positional:
@@ -195,9 +252,15 @@ def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:
         values = (value,) * bool(equals) + tuple(words[start + 1 : stop])
         action = parser.flag(name)
         if action is None:
+            before = words[start - 1] if start else ""
+            as_value = (
+                f" As the value of {before} it is written {before}={words[start]}."
+                if _is_flag(parser, before) and "=" not in before
+                else ""
+            )
             raise Refusal(
                 f"unknown setting {words[start]!r} on {COMMAND_LINE}. "
-                f"{parser.suggestion(name.replace('-', '_'))}"
+                f"{parser.suggestion(name.replace('-', '_'))}{as_value}"
             )
         setting = _checked_setting(action, values, COMMAND_LINE)
         if setting.name in settings:

@@ -8,13 +8,14 @@ import importlib.util
 import json
 import math
 import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hugcoder.launched import launched_processes
+from hugcoder.launched import RANKS, WORLD_SIZES, launched_processes
 from hugcoder.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -27,6 +28,7 @@ from hugcoder.ranges import (
 )
 from hugcoder.refusal import Refusal
 from hugcoder.schedule import check_schedule
+from hugcoder.tracker_checks import check_trackers, trackers_of
 from hugcoder.trainer_settings import FIXED
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ KEYS["gradient_checkpointing_kwargs"] = KEYS["activation_checkpointing_kwargs"]
 
 def check_settings(arguments: "PretrainArguments") -> None:
     """Refuse what the Trainer would stumble over, or take and do nothing with."""
+    rank = _launched_local_rank()
     for name, (value, reason) in FIXED.items():
         _check_fixed(name, getattr(arguments, name), value, reason)
     check_ranges(arguments, RANGES)
@@ -147,8 +150,8 @@ def check_settings(arguments: "PretrainArguments") -> None:
     check_schedule(arguments)
     _settle_recomputing(arguments)
     _check_dependents(arguments)
-    _check_trackers(arguments)
-    _check_devices(arguments)
+    check_trackers(arguments)
+    _check_devices(arguments, rank)
 
 
 def _check_fixed(name: str, found: Any, value: Any, reason: str) -> None:
@@ -333,7 +336,7 @@ def _without_effect(arguments: "PretrainArguments") -> list[tuple[str, str]]:
             found += [(name, "dataloader_num_workers is 0")]
     if _plain(arguments.eval_strategy) == "no":
         found += [("eval_on_start", "eval_strategy is no")]
-    if not {"trackio", "all"} & set(_trackers(arguments)):
+    if not {"trackio", "all"} & set(trackers_of(arguments)):
         of_trackio = ("project", "trackio_space_id", "trackio_bucket_id", "hub_private_repo")
         for name in (*of_trackio, "trackio_static_space_id"):
             found += [(name, "report_to does not name trackio")]
@@ -354,45 +357,35 @@ def _without_effect_in_the_schedule(arguments: "PretrainArguments") -> list[tupl
     return found
 
 
-# ---- trackers and devices ------------------------------------------------------------------------
+# ---- devices -------------------------------------------------------------------------------------
 
 
-def _trackers(arguments: "PretrainArguments") -> list[str]:
-    given = arguments.report_to
-    return [given] if isinstance(given, str) else list(given or [])
-
-
-def _check_trackers(arguments: "PretrainArguments") -> None:
-    names = _trackers(arguments)
-    if names in ([], ["none"], ["all"]):
-        return
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
-
-    unknown = [name for name in names if name not in INTEGRATION_TO_CALLBACK]
-    if unknown:
-        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-        raise Refusal(
-            f"report_to names {unknown[0]}, which is no tracker; give none, all or one of {known}."
-        )
-    missing = [name for name in names if name not in get_available_reporting_integrations()]
-    if missing:
-        raise Refusal(
-            f"report_to names {missing[0]}, which is not installed; install it, or give none "
-            "(metrics.jsonl is always written)."
-        )
-
-
-def _check_devices(arguments: "PretrainArguments") -> None:
+def _check_devices(arguments: "PretrainArguments", rank: int) -> None:
     """What needs a GPU or the launcher's word."""
     has_gpu = torch.accelerator.is_available() and not arguments.use_cpu
     if arguments.tf32 and not has_gpu:
         raise Refusal("tf32 true needs a GPU and there is none; leave it out, or give false.")
-    rank = int(os.environ.get("LOCAL_RANK", "-1"))
     if arguments.local_rank not in (-1, rank):
         raise Refusal(
             f"local_rank {arguments.local_rank} is not what the launcher says (LOCAL_RANK {rank}); "
             "start with accelerate launch or torchrun, which say it themselves."
         )
+
+
+def _launched_local_rank() -> int:
+    """LOCAL_RANK; -1 without. Raises: Refusal for words of a launcher that is not there."""
+    names = [name for name in (*WORLD_SIZES, *RANKS, "LOCAL_RANK") if name in os.environ]
+    for name in names:
+        if not re.fullmatch(r"-?\d+", os.environ[name]):
+            raise Refusal(
+                f"{name} in the environment is {os.environ[name]!r}, no number; unset it, or start "
+                "with torchrun or accelerate launch, which set it."
+            )
+    rank = int(os.environ.get("LOCAL_RANK", "-1"))
+    if (rank >= 0 or launched_processes() > 1) and "MASTER_ADDR" not in os.environ:
+        raise Refusal(
+            f"{', '.join(names)} in the environment, as a launcher sets it, but not MASTER_ADDR; "
+            f"for one process `unset {' '.join(names)}`, for several start with torchrun or "
+            "accelerate launch."
+        )
+    return rank

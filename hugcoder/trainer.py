@@ -44,6 +44,7 @@ from hugcoder.optimizer import make_muon
 from hugcoder.random_init import expect_shards, fill_shards, is_on_meta
 from hugcoder.refusal import Refusal
 from hugcoder.rows import FIM_MIDDLE, IGNORED, LEFT_TO_RIGHT, NUM_LOSS_KINDS, PackedRows
+from hugcoder.tracker_checks import refuse_when_trackers_fail
 from hugcoder.world import check_sharding, check_world
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class PretrainTrainer(Trainer):
         self._has_told_of_missing_scores = False
         for bar in (ProgressCallback, PrinterCallback):
             self.remove_callback(bar)
+        refuse_when_trackers_fail(self.callback_handler.callbacks)
         self.add_callback(self.hang_watchdog)  # first: the self-test below is watched as a step
         self.add_callback(self.throughput)
         self.add_callback(self.data_seen)

@@ -259,6 +259,23 @@ def test_a_finished_run_that_is_sent_back_is_not_finished_until_it_has_gone_on(t
     assert checkpoint.is_finished(tmp_path, IDENTITY, 8, given)
 
 
+def test_a_run_sent_back_is_known_from_another_folder_and_by_a_link(tmp_path, monkeypatch):
+    """Symptom: a second start from elsewhere left the checkpoints of the first again."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    make_checkpoint(run, 4)
+    elsewhere.mkdir()
+    (elsewhere / "link").symlink_to(run / "checkpoint-4")
+    monkeypatch.chdir(tmp_path)
+    checkpoint.find_resumable(Path("run"), "run/checkpoint-4", IDENTITY)
+    again = make_checkpoint(run, 8)
+    monkeypatch.chdir(elsewhere)
+    for given in (str(run / "checkpoint-4"), "../run/./checkpoint-4/", "link"):
+        assert checkpoint.find_resumable(Path("../run"), given, IDENTITY).resolve() == again
+    moved = run.rename(tmp_path / "moved")
+    found = checkpoint.find_resumable(moved, str(moved / "checkpoint-4"), IDENTITY)
+    assert found == moved / "checkpoint-8"
+
+
 def test_a_restart_with_the_flag_goes_on_although_the_given_checkpoint_is_deleted(tmp_path):
     """Symptom: rotation took the checkpoint that the flag names, and the restart was refused."""
     early = make_checkpoint(tmp_path, 4)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -57,6 +58,60 @@ def test_a_folder_without_a_model_is_refused_with_what_was_looked_for(tmp_path):
         generation.find_checkpoint(str(tmp_path))
     with pytest.raises(Refusal, match="there is no model at runs/absent"):
         generation.find_checkpoint("runs/absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("rums/one/model", "runs/one/model"),
+        ("runs/on", "runs/one"),
+        ("./runs/one/modle", "runs/one/model"),
+        ("runs/one/checkpoint-5", None),
+        ("/nowhere/at/all", None),
+    ],
+)
+def test_a_path_with_a_typing_mistake_is_refused_with_the_nearest(
+    name, near, tmp_path, monkeypatch
+):
+    (tmp_path / "runs" / "one" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *words, **more: pytest.fail("asks the hub"))
+    with pytest.raises(Refusal, match=f"no model at {name}") as caught:
+        generation.load_checkpoint(name)
+    assert str(caught.value).partition(" Did you mean ")[2] == (f"{near}?" if near else "")
+
+
+def test_without_a_network_a_name_of_the_hub_is_refused_soon(tmp_path, monkeypatch):
+    asked = []
+
+    def no_network(host, *words, **more):
+        asked.append(host)
+        raise OSError("Name or service not known")
+
+    (tmp_path / "rund" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    with pytest.raises(Refusal, match=r"hub cannot be reached .*Did you mean rund/model"):
+        generation.load_checkpoint("run/model")
+    assert 1 <= len(asked) <= 2
+    asked.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(Refusal, match=r"no folder run/model, .* HF_HUB_OFFLINE forbids"):
+        generation.load_checkpoint("run/model")
+    assert not asked
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_name_that_the_hub_does_not_know_is_refused(status, monkeypatch):
+    class Session:
+        def head(self, url, **more):
+            return type("Answer", (), {"status_code": status})
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    with pytest.raises(Refusal, match=rf"the hub gives no model some/body \(it says {status}\)"):
+        generation.load_checkpoint("some/body")
 
 
 def test_a_name_with_one_slash_and_no_folder_is_a_hub_name():
@@ -330,6 +385,8 @@ def test_a_position_counts_lines_and_characters_from_one(tmp_path, newline):
         "1:7": "\u4e16x = 1",
         "2:2": "\u4e16x = 1\n\t",
         "3:1": "\u4e16x = 1\n\ty = 2\n",
+        "1": "\u4e16x = 1",  # the end of the line
+        "2": "\u4e16x = 1\n\ty = 2",
     }.items():
         hole = generate.find_hole(f"{path}:{place}", "<FILL>", "</FILL>")
         assert hole.prefix == prefix
@@ -401,6 +458,30 @@ def test_a_prompt_is_continued_on_stdout_with_one_line_on_stderr(run_folder, che
     assert err.count("\n") == 1
     assert f"{len(ids)} tokens in " in err
     assert "stopped at " in err
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prompt_file", "infill"])
+def test_a_context_that_is_cut_is_told_with_both_lengths(
+    kind, run_folder, checkpoint, tmp_path, capsys
+):
+    path = write(tmp_path / "a.py", TEXT * 40)
+    given = {"prompt": TEXT * 40, "prompt_file": path, "infill": f"{path}:5:1"}[kind]
+    model, codec = checkpoint
+    room = generation.prompt_room(model, 4)
+    generate.main([str(run_folder), f"--{kind}", str(given), "--max_new_tokens", "4"])
+    told = re.search(r"context cut to ([\d,]+) of ([\d,]+) tokens", capsys.readouterr().err)
+    kept, whole = (int(number.replace(",", "")) for number in told.groups())
+    number = len(codec.encode([TEXT * 40])[0])
+    assert kept == room
+    assert number <= whole <= number + 6  # the sentinels, and a token that the cursor splits
+
+
+@pytest.mark.parametrize("text", ["-- all users by name", "--help"])
+def test_a_prompt_may_begin_with_dashes(text, run_folder, checkpoint, capsys):
+    model, codec = checkpoint
+    generate.main([str(run_folder), "--prompt", text, "--max_new_tokens", "4", "--device", "cpu"])
+    ids = reference_greedy(model, codec.encode([text])[0], generation.ending_of(model, codec), 4)
+    assert capsys.readouterr().out == "".join(generation.stream_text(codec, ids, {0}))
 
 
 def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, capsys, monkeypatch):

@@ -30,7 +30,7 @@ class Groups:
     name: str = setting("")
     eval_strategy: str = setting("steps")
     optimizer: Literal["adamw", "muon"] = setting("adamw")
-    spans: list[str] = field(default_factory=lambda: ["a=1"], metadata={"help": "Weights."})
+    spans: list[str] = field(default_factory=lambda: ["a=1"], metadata={"help": "~20%% weights."})
     extra: dict | str | None = field(default=None, metadata={"help": "JSON."})
 
     def __post_init__(self) -> None:
@@ -119,6 +119,51 @@ def test_a_recipe_line_becomes_its_value(recipe, text, name, value):
 )
 def test_a_flag_becomes_its_value(words, name, value):
     assert getattr(parsed(*words), name) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["-- a comment", "--verbose", "-h", "--help", "-1", "- item", "--", "a = b", ""]
+)
+def test_the_word_behind_a_flag_for_text_is_its_value(text):
+    words = ["--num_rows", "3", "--name", text, "--use_muon"]
+    found = parse([Groups], words, description="", texts=["name"])
+    assert (found.name, found.num_rows, found.use_muon) == (text, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--name", "--num_rows", "3"], "not --num_rows; a text that is the name of a flag is giv"),
+        (["--name", "--num-rows=3"], "is given as --name=--num-rows=3"),
+        (["--num_rows", "3", "--name"], "--name must be followed by its text; a text that is the"),
+    ],
+)
+def test_a_flag_for_text_without_its_text_is_refused(words, sentence):
+    with pytest.raises(Refusal, match=re.escape(sentence)):
+        parse([Groups], words, description="", texts=["name"])
+
+
+def test_a_value_with_dashes_is_refused_with_the_way_to_write_it():
+    assert "As the value of --name it is written --name=--x." in refusal("--name", "--x")
+    assert "As the value" not in refusal("--num_rows", "3", "--x")
+
+
+def test_a_word_that_is_not_utf8_is_refused():
+    assert "is not UTF-8, or the locale is none of UTF-8" in refusal("--name", "caf\udce9")
+
+
+def test_a_path_of_a_recipe_below_configs_is_found_from_any_working_folder(
+    recipe, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    configs = Path(__file__).parent.parent / "configs"
+    there = parsed(recipe("name: configs/models/tiny.json"))
+    assert there.name == str(configs / "models" / "tiny.json")
+    assert parsed("--name", "configs/models/none.json").name == "configs/models/none.json"
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    (tmp_path / "configs" / "models" / "tiny.json").touch()
+    assert parsed("--name", "configs/models/tiny.json").name == "configs/models/tiny.json"
+    assert "unknown setting" in refusal("configs/recipes/tokenizer.yaml")  # it was read
 
 
 @pytest.mark.parametrize("words", [["--no_is_packed"], ["--no-is-packed"]])
@@ -347,6 +392,7 @@ def test_help_shows_effect_and_default(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert "Share of 100 % that a step moves. (default: 1.0)" in re.sub(r"\s+", " ", shown)
+    assert "~20% weights." in shown
 
 
 def test_help_lists_own_settings_before_the_trainers(capsys):

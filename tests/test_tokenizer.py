@@ -1,6 +1,8 @@
 """`python -m tokenizer`: what is sampled, what is trained, what is refused, what is measured."""
 
+import errno
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -21,7 +23,16 @@ from hugcoder.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
 from tokenizer.__main__ import main
 from tokenizer.check import PROBES, check_folder
 from tokenizer.sample import fair_shares, head, plan_sample, read_sample
-from tokenizer.train import MAX_SAMPLE_BYTES, save, train
+from tokenizer.train import (
+    MAX_MATCH,
+    MAX_SAMPLE_BYTES,
+    PATTERNS,
+    bounded,
+    pre_tokenizer,
+    save,
+    train,
+    untrained,
+)
 
 VOCAB_SIZE = 500
 WORDS = [
@@ -309,7 +320,10 @@ def test_a_folder_with_other_files_is_not_written_to(corpus, tmp_path):
     [
         (["--vocab_size", "319"], "vocab_size 319 is too small.* at least 320"),
         (["--vocab_size", "100000"], r"give [\d,]+ tokens, not vocab_size 100,000"),
-        (["--sample_bytes", "0"], "sample_bytes 0 counts bytes; give at least 1"),
+        (["--vocab_size", "9" * 30], r"is too large; give at most 1,048,576"),
+        (["--sample_bytes", "0"], "sample_bytes 0 counts bytes; give at least 1, at most"),
+        (["--sample_bytes", "9" * 30], "sample_bytes 9+ counts bytes; give at least 1, at most"),
+        (["--max_document_bytes", "-1"], "max_document_bytes -1 counts bytes"),
         (["--pattern", "gpt2"], "pattern: invalid choice: 'gpt2'"),
         (["--vocab", "400"], "unknown setting '--vocab'"),
     ],
@@ -324,7 +338,9 @@ def test_a_mistake_is_refused_and_leaves_no_tokenizer(corpus, tmp_path, words, s
 def test_help_is_printed_with_code_0(words, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(words)
-    assert "--corpus" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--corpus" in shown
+    assert "measure" in shown.lower()
 
 
 def test_the_recipes_are_read(corpus, tmp_path):
@@ -420,3 +436,69 @@ def test_measure_refuses_a_folder_without_tokenizer_and_a_split_without_text(
     no_held_out = write_shards(tmp_path / "corpus", {TRAIN: [TRAIN_ROWS]})
     with pytest.raises(Refusal, match=r"the held_out split of .* holds no text"):
         measure(no_held_out, trained)
+
+
+# ---- text without spaces -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_pieces_for_training_are_the_matches_where_none_is_long(pattern):
+    exact, pieces = (pre_tokenizer(r) for r in (PATTERNS[pattern], bounded(PATTERNS[pattern])))
+    longest = "x" * MAX_MATCH
+    texts = [*PROBES, longest, " " * MAX_MATCH + "x", "\u4e16" * MAX_MATCH, f"{longest}\n{longest}"]
+    compared = 0
+    for text in texts:
+        expected = exact.pre_tokenize_str(text)
+        if all(stop - start <= MAX_MATCH for _, (start, stop) in expected):
+            assert pieces.pre_tokenize_str(text) == expected
+            compared += 1
+    assert compared == len(texts) - 1  # one probe has 500 spaces
+    cut = pieces.pre_tokenize_str("x" * (3 * MAX_MATCH + 1))
+    assert [len(match) for match, _ in cut] == [MAX_MATCH] * 3 + [1]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_vocabulary_of_code_is_that_of_whole_matches(pattern, corpus, monkeypatch):
+    plan = plan_sample(corpus, TRAIN, 10**9, 100_000, 0)
+    learned, _ = train(plan, VOCAB_SIZE, pattern)
+    monkeypatch.setattr("tokenizer.train.MAX_MATCH", 100_000)
+    assert train(plan, VOCAB_SIZE, pattern)[0].to_str() == learned.to_str()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_text_without_spaces_is_learned_in_pieces_and_comes_back(pattern, tmp_path):
+    """Symptom: learning from 5 MB of it took minutes, a merge walked through 60,000 characters."""
+    rng = random.Random(0)
+    texts = ["".join(chr(0x4E00 + rng.randrange(99)) for _ in range(9_000)), "name" + "x" * 60_000]
+    folder = write_shards(tmp_path / "corpus", {TRAIN: [rows_of("python", texts)], HELD_OUT: []})
+    learned, _ = train(plan_sample(folder, TRAIN, 10**9, 100_000, 0), 700, pattern)
+    assert max(map(len, learned.get_vocab())) <= MAX_MATCH
+    finished, plain = (json.loads(t.to_str()) for t in (learned, untrained(PATTERNS[pattern])))
+    assert finished["pre_tokenizer"] == plain["pre_tokenizer"]
+    save(learned, tmp_path / "tokenizer")
+    codec = Codec(tmp_path / "tokenizer")
+    assert [codec.decode_bytes(ids) for ids in codec.encode(texts)] == [t.encode() for t in texts]
+
+
+# ---- disks and damage ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_or_forbidden_disk_is_told_with_the_file(number, trained, tmp_path, monkeypatch):
+    """Symptom: tokenizers raises a bare Exception."""
+    tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
+
+    def refused(path, *words, **more):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    with pytest.raises(OSError, match="no") as error:
+        save(tokenizer, tmp_path)
+    assert (error.value.errno, error.value.filename) == (number, f"{tmp_path}/tokenizer.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_measuring_a_folder_that_is_not_there_makes_none(corpus, tmp_path):
+    with pytest.raises(Refusal, match="there is no tokenizer in"):
+        measure(corpus, tmp_path / "a" / "b" / "tokenizer")
+    assert not list(tmp_path.iterdir())

@@ -243,18 +243,28 @@ def test_epochs_settle_the_number_of_steps_and_cosine_ends_at_its_floor(words):
     assert rates[-1] < 0.5 * max(rates)
 
 
-def test_wandb_writes_an_offline_run(words, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run(words | {"max_steps": 2, "report_to": "wandb"})
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+def test_two_trackers_get_the_names_and_values_of_the_metrics_file(words, tmp_path, monkeypatch):
+    import wandb
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-
-def test_tensorboard_writes_its_events(words, tmp_path, monkeypatch):
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    run(words | {"max_steps": 2, "report_to": "tensorboard"})
-    assert list((tmp_path / "events").rglob("events.out.tfevents.*"))
+    metrics = metrics_of(run(words | {"max_steps": 4, "report_to": "wandb,tensorboard"}))
+    logged = {(line["step"], name): value for line in metrics for name, value in line.items()}
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    seen = {
+        (event.step, name): event.value
+        for name in events.Tags()["scalars"]
+        for event in events.Scalars(name)
+    }
+    named = {key: value for key, value in logged.items() if "/" in key[1]}
+    assert seen == pytest.approx(named, rel=1e-4)
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    summary = dict(wandb.run.summary)
+    wandb.finish()
+    names = {name for _, name in named}
+    assert all(name in summary or name.removeprefix("train/") in summary for name in names)
 
 
 def test_a_nan_ends_the_run_with_a_sentence_and_stays_in_the_log(words):

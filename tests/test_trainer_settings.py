@@ -17,6 +17,7 @@ from hugcoder.arguments import (
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 from hugcoder.setting_checks import OPTIMIZERS, RANGES
+from hugcoder.tracker_checks import refuse_when_trackers_fail
 from hugcoder.trainer_settings import FIXED, WORKS
 
 FIELDS = {field.name: field for field in dataclasses.fields(PretrainArguments)}
@@ -33,6 +34,16 @@ def refusal(*words: str) -> str:
         parsed(*words)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.fixture
+def wandb_home(tmp_path, monkeypatch):
+    """A home without a key or settings of wandb, and no terminal to ask at."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -155,9 +166,12 @@ def test_a_range_holds_the_default(name):
         ("--optim sgd --optim_args speed=9", "which takes momentum, dampening, nesterov"),
         ("--optim sgd --optim_args nesterov=true", "Nesterov momentum requires a momentum"),
         ("--optim_args momentum=0.9", "does not fit optim adamw_torch_fused, which takes none"),
-        ("--report_to weather", "which is no tracker; give none, all or one of"),
+        ("--report_to weather", "which is no tracker; give none, all or some of"),
         ("--accelerator_config {}", "non_blocking would touch no more than"),
-        ("--report_to neptune", "report_to names neptune, which is not installed"),
+        ("--report_to mlflow", "not installed; install it with `pip install mlflow`, or leave it"),
+        ("--report_to tensorboard,comet_ml", "install it with `pip install comet-ml`"),
+        ("--report_to none tensorboard", "report_to none tensorboard: none stands alone"),
+        ("--push_to_hub true --hub_model_id me/x", "upload the finished model with `hf upload`"),
         (
             "--torch_compile true --torch_compile_mode fast",
             "torch_compile_mode fast is not possibl",
@@ -368,5 +382,92 @@ def test_a_way_to_start_workers_is_taken(name):
 
 def test_what_an_old_launcher_adds_is_taken_where_it_is_true(monkeypatch):
     monkeypatch.setitem(os.environ, "LOCAL_RANK", "1")
+    monkeypatch.setitem(os.environ, "MASTER_ADDR", "localhost")
     with pytest.raises(Refusal, match="local_rank 0 is not what the launcher says"):
         parsed("--local_rank", "0")
+
+
+@pytest.mark.parametrize(
+    "words", [["wandb", "tensorboard"], ["wandb,tensorboard"], ["wandb,", "tensorboard"]]
+)
+def test_several_trackers_are_taken_however_they_are_separated(words, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert parsed("--report_to", *words).report_to == ["wandb", "tensorboard"]
+
+
+def test_trackers_are_taken_from_a_list_in_a_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("report_to: [tensorboard, wandb]")
+    words = [str(recipe), *GIVEN]
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    assert parse(groups, words, description="")[-1].report_to == ["tensorboard", "wandb"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "no key here; run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offl"),
+        ({"WANDB_API_KEY": ""}, "no key here; run `wandb login`"),
+        ({"WANDB_API_KEY": "short"}, "whose settings are wrong (WANDB_API_KEY invalid"),
+        ({"WANDB_MODE": "sometimes"}, "whose settings are wrong (mode: Input should be 'online'"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "offline"}, "WANDB_DISABLED is set, which contr"),
+    ],
+)
+def test_wandb_that_could_not_begin_is_refused(wandb_home, variables, sentence, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert sentence in refusal("--report_to", "wandb")
+    assert sentence in refusal("--report_to", "all")
+
+
+def test_wandb_with_a_key_or_offline_is_taken(wandb_home, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {'a' * 40}\n")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://api.wandb.ai")
+    parsed("--report_to", "wandb")
+    (tmp_path / "netrc").unlink()
+    (tmp_path / "settings").write_text("[default]\nmode = offline\n")  # as `wandb offline` does
+    parsed("--report_to", "wandb")
+
+
+def test_a_tracker_that_cannot_begin_ends_in_a_sentence():
+    from transformers.integrations import TensorBoardCallback
+
+    callback = TensorBoardCallback()
+    refuse_when_trackers_fail([callback])
+    with pytest.raises(Refusal, match=r"names tensorboard, which cannot begin .*; repair"):
+        callback.on_train_begin(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("left_over", "sentence"),
+    [
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK in the environment, as a launcher sets it, but not MAST"),
+        ({"WORLD_SIZE": "2"}, "for one process `unset WORLD_SIZE`, for several start with torch"),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "`unset WORLD_SIZE RANK LOCAL_RANK`"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', no number; unset it"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no number; unset it"),
+    ],
+)
+def test_what_a_launcher_left_in_the_environment_is_refused(left_over, sentence, monkeypatch):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert sentence in refusal()
+
+
+@pytest.mark.parametrize("left_over", [{"RANK": "0"}, {"LOCAL_RANK": "-1"}, {"SLURM_NTASKS": "4"}])
+def test_what_says_one_process_goes_through(left_over, monkeypatch):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    parsed()
+
+
+def test_a_small_shared_memory_is_refused_with_the_way_out(monkeypatch):
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    monkeypatch.setattr("hugcoder.hardware.shared_memory_free", lambda: 32_768)
+    with pytest.raises(Refusal, match=r"/dev/shm has 32,768 bytes free.*dataloader_num_workers 0"):
+        check_arguments(*parse(groups, GIVEN, description=""))
+    check_arguments(*parse(groups, [*GIVEN, "--dataloader_num_workers", "0"], description=""))
+    monkeypatch.setattr("hugcoder.hardware.shared_memory_free", lambda: 2**26)  # Docker's
+    check_arguments(*parse(groups, GIVEN, description=""))

@@ -91,6 +91,7 @@ def make(args: TokenizerArguments, corpus: Path, folder: Path, identity: dict[st
 def measure_main(argv: list[str]) -> None:
     """Exit code 1 when a text does not come back byte for byte."""
     args = parse([MeasureArguments], argv, description=MEASURE_DESCRIPTION, positional="tokenizer")
+    codec.Codec(args.tokenizer)  # before a folder is made for a name that has none
     with owned(Path(args.tokenizer)):
         report = measure(args)
     if report["round_trip_failures"]:

@@ -11,6 +11,8 @@ from hugcoder.special_tokens import NUM_SPECIAL_TOKENS
 
 NUM_BYTES = 256
 MIN_VOCAB_SIZE = NUM_SPECIAL_TOKENS + NUM_BYTES
+MAX_VOCAB_SIZE = 2**20
+MAX_BYTES = 10**15
 
 
 @dataclass
@@ -40,7 +42,7 @@ class TokenizerArguments:
         default=200_000_000,
         metadata={
             "help": "bytes of text that are learned from, shared equally by the languages; time "
-            "grows with it, a CPU-second for about 2 MB"
+            "grows with it, a CPU-second for about 2 MB of code or half a MB of text without spaces"
         },
     )
     max_document_bytes: int = field(
@@ -59,6 +61,11 @@ class TokenizerArguments:
             raise Refusal(
                 f"vocab_size {self.vocab_size:,} is too small: {NUM_SPECIAL_TOKENS} special tokens "
                 f"and {NUM_BYTES} bytes come first; give at least {MIN_VOCAB_SIZE}."
+            )
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise Refusal(
+                f"vocab_size {self.vocab_size:,} is too large; give at most {MAX_VOCAB_SIZE:,}, "
+                "four times the largest there are."
             )
         check_positive(self, "sample_bytes", "max_document_bytes")
 
@@ -89,7 +96,8 @@ class MeasureArguments:
 
 
 def check_positive(arguments: TokenizerArguments | MeasureArguments, *names: str) -> None:
-    """Raises: Refusal when a setting that counts bytes is not at least 1."""
+    """Raises: Refusal when a setting that counts bytes is out of range."""
     for name in names:
-        if getattr(arguments, name) < 1:
-            raise Refusal(f"{name} {getattr(arguments, name)} counts bytes; give at least 1.")
+        value = getattr(arguments, name)
+        if not 1 <= value <= MAX_BYTES:
+            raise Refusal(f"{name} {value} counts bytes; give at least 1, at most {MAX_BYTES:,}.")

@@ -29,6 +29,11 @@ PATTERNS = {
     "compact": _START + r"(?:\r?\n[ \t]*)*|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
 }
 
+# The trainer walks through a whole match for each merge in it: 5 MB of matches without an end took
+# minutes. So it learns from pieces of at most so many characters, and hardly any code has longer
+# matches; the finished tokenizer has the pattern as it stands above.
+MAX_MATCH = 128
+
 FILES = (*TRAINED, "measure.json")  # what a tokenizer folder holds beside its manifest
 
 # The trainer of tokenizers counts pairs in 32 bits and wraps in silence (huggingface/tokenizers
@@ -50,7 +55,7 @@ def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, d
             f"the sample has {plan.total_bytes:,} bytes and the trainer counts pairs in 32 bits; "
             f"give sample_bytes well below {MAX_SAMPLE_BYTES:,}."
         )
-    tokenizer = untrained(pattern)
+    tokenizer = untrained(bounded(PATTERNS[pattern]))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=MIN_PAIR_COUNT,
@@ -65,6 +70,7 @@ def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, d
     documents: Counter[str] = Counter()
     num_bytes: Counter[str] = Counter()
     tokenizer.train_from_iterator(_counted_batches(plan, documents, num_bytes), trainer)
+    tokenizer.pre_tokenizer = pre_tokenizer(PATTERNS[pattern])
     reached = tokenizer.get_vocab_size(with_added_tokens=True)
     if reached != vocab_size:
         raise Refusal(
@@ -79,17 +85,27 @@ def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, d
     return tokenizer, seen
 
 
-def untrained(pattern: str) -> Tokenizer:
+def untrained(regex: str) -> Tokenizer:
     """A byte-level BPE tokenizer without merges."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = pre_tokenizer(regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def pre_tokenizer(regex: str) -> pre_tokenizers.PreTokenizer:
+    """Splits a text into the matches of a pattern, as bytes."""
+    return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERNS[pattern]), behavior="isolated"),
+            pre_tokenizers.Split(Regex(regex), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+
+
+def bounded(regex: str) -> str:
+    """The same matches where none has more than MAX_MATCH characters; longer ones in pieces."""
+    return regex.replace("+", f"{{1,{MAX_MATCH}}}").replace("*", f"{{0,{MAX_MATCH}}}")
 
 
 def _counted_batches(
@@ -118,7 +134,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> str:
     Returns: sha256 of tokenizer.json.
     """
     with atomic(folder / "tokenizer.json") as temporary:
-        tokenizer.save(str(temporary), pretty=True)
+        # not by its own save(), whose errors of the disk are of no class and name no file
+        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": STARCODER.pad}
     additional = [token for token in SPECIAL_TOKENS if token not in named.values()]
     special = named | {"additional_special_tokens": additional}
