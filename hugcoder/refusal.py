@@ -87,7 +87,7 @@ def _drop_output() -> None:
 def _sentence_for(error: Exception) -> str:
     """What to do about an error that is the machine's or a path's; empty for any other."""
     if _is_out_of_memory(error):
-        return f"memory ran out ({told(error)}): give smaller sizes, or a machine with more memory."
+        return f"memory ran out ({told(error)}): give smaller sizes, or a machine with more of it."
     if not isinstance(error, OSError):
         error = _from_rust(error)
     if error is None or error.errno is None:
@@ -106,11 +106,14 @@ def _sentence_for(error: Exception) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class of its own for accelerators, and only words for the CPU."""
+    """torch has a class of its own for accelerators; for the CPU, as Python for a thread's stack,
+    only words.
+    """
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        or str(error) == "can't start new thread"
     )
 
 

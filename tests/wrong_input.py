@@ -84,6 +84,8 @@ COMMANDS: list[tuple[str, dict[str, str | None], list[str]]] = [
     ("train.py", TRAIN, ["in/model.json", "in/store"]),
     ("train.py", TRAIN | {"output_dir": "in/begun", "max_steps": "2"}, ["in/begun"]),
     ("train.py", TRAIN | ADAPT, ["in/run"]),
+    ("train.py", TRAIN | ADAPT | {"model_name_or_path": "in/foreign"}, ["in/foreign"]),
+    ("generate.py", {"model": "in/foreign", "prompt": "def ", "max_new_tokens": "2"}, ["in/foreign"]),
     ("generate.py", {"model": "in/run", "prompt": "def ", "max_new_tokens": "2"}, ["in/run"]),
     (
         "generate.py",
@@ -93,7 +95,8 @@ COMMANDS: list[tuple[str, dict[str, str | None], list[str]]] = [
     ("export.py", {"checkpoint": "in/run/checkpoint-1", "output_dir": "out"}, ["in/run"]),
     *PREPARE,
     ("data_prep", {"sources": "type=hub,dataset=in/rows.d"} | CORPUS, ["in/rows.d"]),
-    ("data_prep tokenize", TOKENIZE, ["in/corpus", "in/tokenizer"]),
+    ("data_prep tokenize", TOKENIZE, ["in/corpus", "in/corpus", "in/tokenizer"]),
+    ("data_prep tokenize", TOKENIZE | {"tokenizer": "in/foreign"}, ["in/foreign"]),
     ("data_prep tokenize", TOKENIZE | {"output_dir": "in/half"}, ["in/half"]),
     *[
         ("data_prep verify", {"folder": f"in/{name}"}, [f"in/{name}"])
@@ -114,7 +117,13 @@ COMMANDS: list[tuple[str, dict[str, str | None], list[str]]] = [
         {"tokenizer": "in/tokenizer", "corpus": "in/corpus", "max_bytes": "3000"},
         ["in/tokenizer", "in/corpus"],
     ),
+    (
+        "tokenizer measure",
+        {"tokenizer": "in/foreign", "corpus": "in/corpus", "max_bytes": "3000"},
+        ["in/foreign"],
+    ),
     ("evaluation", EVALUATE, ["in/run", "in/corpus"]),
+    ("evaluation", EVALUATE | {"model": "in/foreign"}, ["in/foreign"]),
     (
         "evaluation report",
         {"run": "in/run", "output": "out.html"},
@@ -384,6 +393,10 @@ JSON_DAMAGES += ["json_latin", "json_nan", *["json_inside"] * 14]
 
 def wrong_file(rng: random.Random, program: str, settings: dict, inputs: list[str]) -> Case:
     """A file below one of the inputs, which the runner chooses by number, is damaged."""
+    if program == "data_prep" and rng.random() < 0.6:
+        kind = "names" if "repos" in inputs[0] else "rows"
+        files = [["damage", inputs[0], str(rng.randrange(1 << 30)), "any", kind]]
+        return Case(program, flags(settings), f"odd {kind} in {inputs[0]}", files)
     place = rng.choice(inputs)
     number = rng.randrange(1 << 30)
     kind = "json" if rng.random() < 0.5 else "any"
@@ -454,7 +467,7 @@ WORLD_FAULTS: list[tuple[str, dict, list[str], bool]] = [
         (limit, {}, [limit], False)
         for limit in (
             *("stdin closed", "stdout closed", "stdout full", "stdout ascii", "stdout pipe"),
-            *("files of 0 bytes", "files of 3000 bytes", "files of 70000 bytes", "umask 777"),
+            *("files of 1000 bytes", "files of 5000 bytes", "files of 70000 bytes", "umask 777"),
             *("memory of 1 byte more", "files open: 3 more", "an ordinary user", "stack of 64 kB"),
             *("inputs read-only", "stdin and stdout closed", "stderr full", "ignored signals"),
         )
@@ -534,6 +547,10 @@ def damage(place: Path, number: int, kind: str, how: str) -> Path:
     if kind == "json" and not as_json:
         how = rng.choice(DAMAGES)
     file = rng.choice(as_json or files) if kind == "json" else rng.choice(files)
+    if how == "names":
+        return odd_names(place, rng)
+    if how == "rows":
+        return odd_rows(file, rng)
     content = file.read_bytes()
     if how == "json_inside":
         content_damaged = json_inside(content, rng)
@@ -572,6 +589,63 @@ def damage(place: Path, number: int, kind: str, how: str) -> Path:
     elif how == "fifo":
         os.mkfifo(file)
     return file
+
+
+ODD_VALUES = [None, 3, 1.5, True, [], ["a"], {"a": 1}, "", " ", "\ud83d", "a\0b", "../../x.py", "/etc/x.py"]
+ODD_VALUES += ["x" * 5000, "a\nb.py", "caf\u00e9.py", ".", "..", "a//b.py", "\ufeff", "C:\\x.py", 10**30]
+ODD_COLUMNS = ["repo", "path", "content", "license", "language", "size", "max_stars_repo_name"]
+
+
+def odd_rows(file: Path, rng: random.Random) -> Path:
+    """Some rows, or a whole column, of other values."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if file.suffix == ".parquet":
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    else:
+        content = file.read_bytes()
+        text = gzip.decompress(content) if file.suffix == ".gz" else content
+        rows = [json.loads(line) for line in text.splitlines()]
+    name, value = rng.choice(ODD_COLUMNS), rng.choice(ODD_VALUES)
+    for number in rng.choice([[0], [3], range(len(rows)), range(5, len(rows))]):
+        rows[number][name] = value
+        if rng.random() < 0.1:
+            del rows[number][name]
+    if file.suffix == ".parquet":
+        values = rng.choice([[row.get(name) for row in rows], [value] * len(rows)])
+        columns = {n: [str(row.get(n)) for row in rows] for n in ("repo", "path", "content")}
+        with contextlib.suppress(pyarrow.ArrowException, UnicodeEncodeError, OverflowError):
+            table = pyarrow.table(columns | {name: values})
+            pyarrow.parquet.write_table(table, file)
+        return file
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    text = rng.choice([text, text, b"\n" + text, b"\xef\xbb\xbf" + text, text.replace(b"\n", b"\r\n")])
+    file.write_bytes(gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
+    return file
+
+
+def odd_names(place: Path, rng: random.Random) -> Path:
+    """Files and folders with names and natures that a repository seldom has."""
+    repository = rng.choice(sorted(place.iterdir()))
+    names = ["LICENSE", "caf\udce9.py", "a\nb.py", ".git", "COPYING.md", "._x.py", "x" * 250, "\u200b.py"]
+    name = rng.choice(names)
+    at = rng.choice([place, repository, repository]) / name
+    if at.is_dir():
+        shutil.rmtree(at)
+    kind = rng.choice(["folder", "empty", "binary", "link", "loop", "fifo", "closed", "renamed"])
+    if kind == "folder":
+        at.mkdir()
+    elif kind in ("link", "loop"):
+        at.symlink_to("nowhere" if kind == "link" else at.name)
+    elif kind == "fifo":
+        os.mkfifo(at)
+    elif kind == "renamed":
+        repository.rename(place / rng.choice(["caf\udce9", "a\nb", " ", "--x", "x" * 250, "a,b=c"]))
+    else:
+        at.write_bytes({"empty": b"", "binary": bytes(range(256)), "closed": b"gitdir: x\n"}[kind])
+        at.chmod(0 if kind == "closed" else 0o644)
+    return at
 
 
 def flipped(content: bytes, rng: random.Random) -> bytes:
@@ -617,8 +691,8 @@ class Ending:
 
 def fault_of(case: Case, ending: Ending) -> str:
     """What is wrong with an ending; empty when nothing is."""
-    if ending.code < 0 or ending.code == 137:
-        return f"ended by signal {-ending.code}"
+    if ending.code < 0:
+        return f"ended by signal {-ending.code} (9: after {SECONDS} s)"
     if "stderr full" in case.limits:
         return "" if ending.code in (0, 1, 2, 120) else f"exit code {ending.code}"
     if "Traceback" in ending.errors:
@@ -812,12 +886,13 @@ def _run_program(case: Case) -> int:
 # ---- the world -----------------------------------------------------------------------------------
 
 
-def make_world(folder: Path, server: Ranks) -> Path:
-    """A small corpus, a tokenizer, a store, a finished run with its scores, and one that is begun.
+def make_world(folder: Path, server: Ranks, with_run: bool = True) -> Path:
+    """A small corpus, a tokenizer and a store; `with_run`: a finished run with its scores, one that
+    is begun and a model without a manifest.
 
     Made by the programs themselves, from a few files of made-up code.
     """
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     make_sources(folder)
     (folder / "in").symlink_to(".")
     config = json.loads((ROOT / "configs/models/tiny.json").read_text())
@@ -832,7 +907,7 @@ def make_world(folder: Path, server: Ranks) -> Path:
         ("train.py", train | {"output_dir": "in/run"}),
         ("evaluation", EVALUATE | {"output_dir": "in/run/evaluation"}),
     ]
-    for program, settings in commands:
+    for program, settings in commands if with_run else commands[:3]:
         case = Case(program, flags(settings), "the world is made")
         if program == "train.py":
             case.env["OMP_NUM_THREADS"] = "1"
@@ -841,11 +916,15 @@ def make_world(folder: Path, server: Ranks) -> Path:
     (folder / "in").unlink()
     (folder / "stdout").unlink()
     (folder / "stderr").unlink()
+    shutil.copytree(folder / "store", folder / "half")
+    (folder / "half" / "manifest.json").unlink()
+    if not with_run:
+        return folder
     shutil.copytree(folder / "run", folder / "begun")
     for name in ("model", "checkpoint-2", "evaluation"):
         shutil.rmtree(folder / "begun" / name)
-    shutil.copytree(folder / "store", folder / "half")
-    (folder / "half" / "manifest.json").unlink()
+    shutil.copytree(folder / "run" / "model", folder / "foreign")  # as it comes from a hub
+    (folder / "foreign" / "manifest.json").unlink()
     return folder
 
 
@@ -901,12 +980,16 @@ def by_hand() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--as_command", action="store_true")
     parser.add_argument("--log", default="")
+    parser.add_argument("--only", default="", help="Pattern of the programs and faults to run.")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     server = Ranks(folder)
     world = make_world(folder / "world", server)
     indices = range(args.first, args.first + args.count)
+    if args.only:
+        drawn = {index: draw(args.seed, index) for index in indices}
+        indices = [i for i, c in drawn.items() if re.search(args.only, f"{c.program}: {c.what}")]
     num_faults = 0
     try:
         used = None if args.as_command else server
@@ -922,7 +1005,7 @@ def by_hand() -> None:
                 tail = "\n".join(ending.errors.splitlines()[-14:])
                 sys.stdout.write(printable(f"--- exit {ending.code}\n{tail[-2500:]}\n"))
                 sys.stdout.flush()
-        sys.stdout.write(f"\n{num_faults} faults in {args.count} cases\n")
+        sys.stdout.write(f"\n{num_faults} faults in {len(indices)} cases\n")
     finally:
         server.close()
         subprocess.run(["chmod", "-R", "u+rwX", str(folder)], check=False)
