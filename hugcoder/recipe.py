@@ -351,7 +351,7 @@ def _check_plain(node: yaml.Node, place: str, seen: set[int]) -> None:
         raise Refusal(f"{place} has the tag {node.tag!r}; give a plain value without a tag.")
     if isinstance(node, yaml.ScalarNode):
         if re.search("[\0\ud800-\udfff]", node.value):
-            raise Refusal(f"{place} holds a NUL or half a character ({node.value!r}); leave it out.")
+            raise Refusal(f"{place} holds a NUL or half a character: {node.value!r}; remove it.")
         return
     if id(node) in seen:
         raise Refusal(f"{place} repeats a list or mapping by an alias (*name); write it out.")
