@@ -83,7 +83,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises: Refusal when it holds none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # neither UTF-8 nor JSON
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or brackets for ever
         raise Refusal(f"{path} is damaged ({error}); make it again or remove it.") from None
     if not isinstance(value, dict):
         kind = type(value).__name__

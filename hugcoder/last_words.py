@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BY_LAUNCHER = "HUGCODER_LAUNCHER_SPEAKS"  # set by a launcher that says the sentences of its ranks
@@ -20,8 +21,9 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's name: <folder of this launch>/
 def say(sentence: str) -> None:
     """Say a sentence that ends the program, on standard error."""
     if not (ERROR_FILE in os.environ and _is_left_to_others(sentence)):
-        sys.stderr.write(f"{sentence}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # nobody hears; the exit code says it
+            sys.stderr.write(f"{sentence}\n")
+            sys.stderr.flush()
 
 
 def _is_left_to_others(sentence: str) -> bool:

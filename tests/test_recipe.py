@@ -7,10 +7,12 @@ matter.
 import errno
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import processes
 import pytest
 
 from hugcoder.recipe import assignments, parse
@@ -91,6 +93,10 @@ def refusal(*words: str, positional: str = "") -> str:
         ("spans:\n  - a=1\n  - b=2\n", "spans", ["a=1", "b=2"]),
         ("spans: {random: 0.4, short: 2e-1}", "spans", ["random=0.4", "short=0.2"]),
         ("spans: [no, on]", "spans", ["no", "on"]),
+        ("spans: [007, 1_000, 1:30, 2024-13-45]", "spans", ["007", "1_000", "1:30", "2024-13-45"]),
+        ("spans: [&a x=1, *a]", "spans", ["x=1", "x=1"]),
+        ("name: 2024-01-01", "name", "2024-01-01"),
+        ("\ufeffname: a", "name", "a"),
         ("extra: {strategy: no}", "extra", '{"strategy": "no"}'),
         ("extra: {a: 1, b: {c: true}}", "extra", '{"a": 1, "b": {"c": true}}'),
     ],
@@ -251,6 +257,25 @@ def test_the_last_value_wins_whichever_spelling_it_has(recipe):
         ("", ["must hold lines of the form 'setting: value'"]),
         ("a: [", ["is not valid YAML"]),
         ("num_rows: 1\n---\nnum_rows: 2\n", ["is not valid YAML"]),
+        ("name: " + "[" * 5000, ["is not valid YAML: it is nested too deeply"]),
+        ("name: null", ["line 1", "name has no value"]),
+        ("spans: [a=1, ~]", ["line 1", "spans has no value"]),
+        ("spans: {a: null}", ["line 1", "spans has no value"]),
+        ("spans: {a: [1]}", ["spans takes words and numbers here, not a list or a mapping"]),
+        ("name: {a: 1}", ["line 1", "name takes one value, not a mapping"]),
+        ("name: {}", ["line 1", "name is an empty mapping"]),
+        ("[a, b]: 1", ["line 1", "a name must be one word"]),
+        ("extra: {[a]: 1}", ["line 1", "a name must be one word"]),
+        ("extra: {<<: {a: 1}}", ["line 1", "has the tag 'tag:yaml.org,2002:merge'"]),
+        ("name: !!python/object:os.system {}", ["line 1", "has the tag", "python/object"]),
+        ("spans: [!mine x]", ["line 1", "has the tag '!mine'"]),
+        ("extra: {a: !!binary QQ==}", ["line 1", "has the tag", "binary"]),
+        ("extra: {a: !!int x}", ["line 1", "'x' cannot be read as int"]),
+        (f"extra: {{a: {'1' * 5000}}}", ["line 1", "cannot be read as int"]),
+        ("extra: &x {a: *x}", ["line 1", "repeats a list or mapping by an alias"]),
+        ("extra: {a: &x [1], b: [*x, *x]}", ["repeats a list or mapping by an alias"]),
+        ('name: "a\\0b"', ["line 1", "holds a NUL"]),
+        ('spans: ["\\ud83d"]', ["line 1", "half a character"]),
     ],
 )
 def test_a_mistake_in_a_recipe_is_refused_where_it_stands(recipe, text, words):
@@ -283,6 +308,11 @@ def test_a_mistake_on_the_command_line_is_refused(arguments, words):
 
 def test_a_missing_recipe_is_refused():
     assert "nowhere.yaml does not exist" in refusal("nowhere.yaml")
+
+
+def test_a_recipe_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    assert "folder.yaml is no file" in refusal(str(tmp_path / "folder.yaml"))
 
 
 def test_a_recipe_that_is_no_text_is_refused(tmp_path):
@@ -374,7 +404,76 @@ def test_an_interrupted_program_ends_as_a_shell_expects():
     assert ending(KeyboardInterrupt()) == 130
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "x"), ValueError("ours")])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(errno.ENOENT, "gone", "/runs/a"), "No such file or directory (/runs/a)"),
+        (IsADirectoryError(errno.EISDIR, "", "/runs/a"), "Is a directory (/runs/a): check"),
+        (OSError(errno.EMFILE, "", "/runs/a"), "raise the limit of open files"),
+        (OSError(errno.EIO, "", "/runs/a"), "the disk or its connection fails"),
+        (Exception("No space left on device (os error 28)"), "No space left on device: make room"),
+        (MemoryError("Unable to allocate 80 GiB"), "memory ran out (Unable to allocate 80 GiB)"),
+        (RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "memory ran out"),
+        (Refusal("no model in a\nb\x1b[31m\udce9; give another."), r"a b\x1b[31m\udce9; give"),
+    ],
+)
+def test_what_the_machine_refuses_ends_in_one_sentence(capsys, error, words):
+    assert ending(error) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+PRINTING = """
+import sys
+from hugcoder.refusal import Refusal, entry_point
+def main():
+    if sys.argv[1:]:
+        raise Refusal("no.")
+    print("caf\u00e9" * 9)
+entry_point(main)()
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "shown"),
+    [
+        ("> /dev/full", 2, "make room, then run the same command to go on.\n"),
+        ("refused > /dev/full", 2, "error: no.\n"),
+        (">&-", 0, ""),
+        ("refused >&-", 2, "error: no.\n"),
+        ("refused 2>&-", 2, ""),
+        ("refused 2> /dev/full", 2, ""),
+        ("<&- > /dev/null", 0, ""),
+        ("| true; exit ${PIPESTATUS[0]}", 141, ""),
+    ],
+)
+def test_output_that_goes_nowhere_ends_quietly_or_in_one_sentence(tmp_path, where, code, shown):
+    (tmp_path / "program.py").write_text(PRINTING, encoding="utf-8")
+    command = f'"{sys.executable}" "{tmp_path}/program.py" {where}'
+    ended = processes.run(["bash", "-c", command], 60, env=os.environ | {"PYTHONPATH": "."})
+    assert ended.returncode == code
+    assert ended.stderr.endswith(shown)
+    assert ended.stderr.count("\n") == bool(shown)
+
+
+def test_an_ascii_terminal_gets_escapes(tmp_path):
+    (tmp_path / "program.py").write_text(PRINTING, encoding="utf-8")
+    env = os.environ | {"PYTHONPATH": ".", "PYTHONIOENCODING": "ascii"}
+    ended = processes.run([sys.executable, f"{tmp_path}/program.py"], 60, env=env)
+    assert (ended.returncode, ended.stdout) == (0, r"caf\xe9" * 9 + "\n")
+
+
+OURS = [
+    FileNotFoundError(errno.ENOENT, "x"),
+    ValueError("ours"),
+    RuntimeError("ours"),
+    RecursionError("ours"),
+    Exception("ours (os error soon)"),
+]
+
+
+@pytest.mark.parametrize("error", OURS)
 def test_our_own_mistakes_keep_their_traceback(error):
     def main() -> None:
         raise error
