@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The whole way with repositories of your own, on a laptop's CPU, in about five minutes:
-#   bash docs/walk/walk.sh            in the environment that scripts/setup.sh makes
+#   bash docs/walk/walk.sh
 # Seven small repositories in five formats become a corpus, a tokenizer, a model, infills and scores;
 # then two processes, a stop and a resumed run; then the model is adapted to one repository. Read it as
 # the list of commands to use on yours; a test runs it. A step that is done is not done again.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+source "$(dirname "$0")/../../scripts/setup.sh" # .venv, and from here on the repository's folder
 
 data=data/walk
 run=runs/walk
