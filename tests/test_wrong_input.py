@@ -18,10 +18,7 @@ COMMANDS = 20
 NEEDS_RUN = re.compile(r"\bin/(run|begun|foreign)\b")
 
 # Faults that are known: a pattern of "PROGRAM: FAULT OF THE INPUT: ENDING" -> where it belongs
-KNOWN: dict[str, str] = {
-    r"^data_prep: a (wrong value|recipe's value) of sources: a traceback": "data_prep: sources",
-    r"^data_prep: (fifo|json_\w+) .*: ended by signal 9": "data_prep: a pipe among the files",
-}
+KNOWN: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
