@@ -1,0 +1,35 @@
+"""One flag with its words and the place it was written at, be it a recipe or the command line."""
+
+import argparse
+from dataclasses import dataclass
+
+from hugcoder.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One flag with its words and the place it was written at ("configs/recipes/a.yaml line 3")."""
+
+    name: str
+    words: tuple[str, ...]
+    place: str
+
+    @property
+    def value(self) -> str:
+        return " ".join(self.words) or "true"
+
+
+def checked_setting(action: argparse.Action, values: tuple[str, ...], place: str) -> Setting:
+    """A setting under its field's name, whichever way it was spelled.
+
+    Raises: Refusal when one value is wanted and several are given.
+    """
+    if isinstance(action, argparse._StoreFalseAction):  # --no_x stands for x = false
+        if values:
+            raise Refusal(f"{place}: no_{action.dest} takes no value; say {action.dest} false.")
+        return Setting(action.dest, ("false",), place)
+    if action.nargs != "+" and len(values) > 1:
+        raise Refusal(
+            f"{place}: {action.dest} takes one value, not {len(values)}: {' '.join(values)}."
+        )
+    return Setting(action.dest, values, place)
