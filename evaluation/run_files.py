@@ -181,6 +181,6 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise Refusal(f"{path} line {number} is damaged ({error}); remove that line.") from None
     return lines

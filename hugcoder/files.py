@@ -154,7 +154,7 @@ def _step_of(line: str) -> float:
     """The step of a line; a torn last line counts as infinitely late."""
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return float("inf")
 
 

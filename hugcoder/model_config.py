@@ -126,7 +126,7 @@ def _read_values(path: str) -> dict[str, Any]:
         values = json.loads(
             text, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant
         )
-    except (OSError, ValueError) as error:  # also what is not UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # also what is not UTF-8
         raise Refusal(
             f"{path} is not a Hugging Face model config ({told(error)}); start from one in "
             "configs/models."

@@ -292,7 +292,7 @@ def _look(folder: Path) -> Sighting | None:
         return None
     try:
         owner = Owner(**json.loads(content))
-    except (ValueError, TypeError):  # it is being written, or its writer was killed at that
+    except (ValueError, TypeError, RecursionError):  # cut off, or being written
         owner = Owner()
     return Sighting(owner, status.st_ino, status.st_mtime_ns)
 

@@ -28,7 +28,7 @@ from hugcoder import checkpoint
 from hugcoder.agreement import gather, num_ranks, patient_group
 from hugcoder.config_keys import check_keys
 from hugcoder.file_table import changed
-from hugcoder.files import MANIFEST
+from hugcoder.files import MANIFEST, read_object
 from hugcoder.refusal import Refusal, told
 from hugcoder.shards import local_part
 from hugcoder.zero import without_zero3
@@ -160,7 +160,7 @@ def broken_file(folder: Path) -> str:
 def _json_damage(path: Path) -> str:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
         return f"is not JSON ({told(error)})"
     if not isinstance(values, dict):
         return "holds no JSON object"
@@ -317,7 +317,7 @@ def _tell_unknown_keys(name: str) -> None:
     releases hold keys that are no longer read.
     """
     path = Path(name) / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = read_object(path) if path.is_file() else {}
     values.pop("quantization_config", None)
     if values.get("model_type") in CONFIG_MAPPING:
         try:

@@ -8,8 +8,8 @@ Holds the making of rows from a plan; the plan is `hugcoder.packing`, the transf
 import dataclasses
 import difflib
 import hashlib
-import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 import fim
 from hugcoder.codec import Codec
 from hugcoder.corpus import HELD_OUT
-from hugcoder.files import write_json
+from hugcoder.files import read_object, write_json
 from hugcoder.packing import (
     EpochPlan,
     PackingSettings,
@@ -167,9 +167,11 @@ class PackedRows(Dataset):
         Args: may_write: on one rank only.
         """
         if path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["of"] == self.fingerprint and len(kept["first_rows"]) > len(self._first_rows):
-                self._first_rows = kept["first_rows"]
+            with suppress(Refusal, KeyError, TypeError):  # damaged: it is planned again
+                kept = read_object(path)
+                is_ours = kept["of"] == self.fingerprint
+                if is_ours and len(kept["first_rows"]) > len(self._first_rows):
+                    self._first_rows = kept["first_rows"]
         self._epochs_file = path if may_write else None
         self._write_epochs()
 

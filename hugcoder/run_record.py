@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hugcoder.files import write_json
+from hugcoder.files import read_object, write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "tokenizers", "datasets", "numpy")
 KEPT_STARTS = 100
@@ -39,7 +39,7 @@ def write_run_record(
     Returns: the arguments that differ from the start before, as name -> (then, now).
     """
     path = run / "run.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = read_object(path) if path.is_file() else {}
     arguments = {type(group).__name__: _plain(group) for group in groups}
     changed = _changed(before.get("arguments", {}), arguments) if resumed_from else {}
     start = {

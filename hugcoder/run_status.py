@@ -4,7 +4,6 @@ Launchers turn the exit code of any worker into 1, so whoever restarts a run rea
 that was killed leaves "running" behind. Written by rank 0 alone, whole or not at all.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from typing import Literal
 
 from transformers import TrainerCallback
 
-from hugcoder.files import write_json
+from hugcoder.files import read_object, write_json
 from hugcoder.refusal import EXIT_REFUSED, EXIT_STOPPED, NO_ACCESS, NO_ROOM, Refusal
 
 FILE = "status.json"
@@ -28,7 +27,7 @@ def write_status(run: Path, status: Status, step: int, exit_code: int | None) ->
 def read_step(run: Path) -> int:
     """The step that was last written, 0 when there is none."""
     path = run / FILE
-    return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else 0
+    return read_object(path).get("step", 0) if path.is_file() else 0
 
 
 class RunStatus(TrainerCallback):

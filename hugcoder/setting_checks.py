@@ -228,7 +228,7 @@ def _read_mapping(name: str, given: str) -> dict[str, Any]:
     is_file = name == "fsdp_config" and Path(given).is_file()
     try:
         value = json.loads(Path(given).read_text(encoding="utf-8") if is_file else given)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Refusal(
