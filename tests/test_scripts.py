@@ -2,6 +2,7 @@
 gives each setting once and ends as its ranks ended.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -407,3 +408,24 @@ def test_launch_py_refuses_what_is_no_launch(words, sentence, capsys, monkeypatc
     monkeypatch.setenv(last_words.BY_LAUNCHER, "")  # put back, as what it sets
     assert launch_py().main(words) == 2
     assert capsys.readouterr().err.startswith(f"launch.py: {sentence}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".venv").is_dir(), reason="needs .venv, as scripts/setup.sh makes")
+def test_the_walk_with_seven_repositories_comes_to_its_end(tmp_path):
+    place = tmp_path / "a clone"
+    left_out = shutil.ignore_patterns(".venv", ".git", "data", "runs", "__pycache__")
+    shutil.copytree(ROOT, place, ignore=left_out)
+    (place / ".venv").symlink_to(ROOT / ".venv")
+    ended = processes.run(["bash", "docs/walk/walk.sh"], cwd=place, timeout=900)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said[-3000:]
+    assert "Traceback" not in said
+    assert "ended with code 75" in said
+    stopped = place / "runs/walk/stopped"
+    steps = [line for line in (stopped / "metrics.jsonl").read_text().splitlines()]
+    assert '"step": 40' in steps[-1]
+    for name in ("one", "adapted"):
+        for corpus in ("click", "corpus"):
+            results = place / f"runs/walk/{name}/on-{corpus}/results.json"
+            assert json.loads(results.read_text())["bits_per_byte"]["model"]
