@@ -2,10 +2,12 @@
 
     python benchmarks/neighbours.py --token_store data/quickstart-tokens
 
-Starts 0, 1, 2 and 4 neighbours, each a loop of torch with as many threads as there are cores, and
-beside them in turn: the same loop, which holds nothing of HugCoder, with all threads and with one;
-and train.py. Prints the steps a second of each over those alone, and the share of its threads' time
-that each process got. Where train.py falls no further than the bare loop, the machine is the cause.
+Starts 0, 1, 2 and 4 neighbours, each a loop that trains a model of transformers on as many threads
+as there are cores, and beside them in turn: the same loop, which holds nothing of HugCoder, with
+all threads, with one, and with threads that sleep while they wait for each other; and train.py with
+the same model. Prints the steps a second of each over those alone, and the share of its threads'
+time that each process got. Where train.py falls no further than the bare loop, the machine is the
+cause.
 """
 
 import argparse
@@ -44,11 +46,12 @@ def main() -> None:
         try:
             for name, measured in (
                 (f"bare loop, {cores} threads", finished(start_loop(cores, args.seconds))),
+                ("the same, passive waits", finished(start_loop(cores, args.seconds, "PASSIVE"))),
                 ("bare loop, 1 thread", finished(start_loop(1, args.seconds))),
                 (f"train.py, {cores} threads", train(args, cores)),
-                ("train.py, 1 thread", train(args, 1)),
             ):
-                first = alone.setdefault(name, measured["rate"])
+                kind = "train.py" if name.startswith("train.py") else "bare loop"
+                first = alone.setdefault(kind, measured["rate"])
                 print(
                     f"{num} neighbours  {name:24} {measured['rate'] / first:5.2f} of alone, "
                     f"{measured['cpu_share']:4.0%} of its threads' time",
@@ -60,9 +63,10 @@ def main() -> None:
                 neighbour.wait()
 
 
-def start_loop(threads: int, seconds: float) -> subprocess.Popen:
+def start_loop(threads: int, seconds: float, waits: str = "") -> subprocess.Popen:
     words = [sys.executable, __file__, "--bare", str(threads), "--seconds", str(seconds)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | ({"OMP_WAIT_POLICY": waits} if waits else {})
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def finished(loop: subprocess.Popen) -> dict[str, float]:
@@ -70,22 +74,18 @@ def finished(loop: subprocess.Popen) -> dict[str, float]:
 
 
 def bare_loop(threads: int, seconds: float) -> dict[str, float]:
-    """Steps a second of four layers 256 wide over 2,048 tokens, forward, backward and AdamW."""
+    """Steps a second of transformers' model on 8 rows of 256 tokens, forward, backward, AdamW."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.set_num_threads(threads)
-    width, vocabulary = 256, 4096
-    up = [torch.nn.Linear(width, 3 * width) for _ in range(4)]
-    down = [torch.nn.Linear(3 * width, width) for _ in range(4)]
-    embedding = torch.nn.Embedding(vocabulary, width)
-    parameters = [p for module in (*up, *down, embedding) for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
-    ids = torch.randint(0, vocabulary, (2048,))
+    config = AutoConfig.from_pretrained(ROOT / "configs/models/tiny.json")
+    config.vocab_size = 4096
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    ids = torch.randint(0, config.vocab_size, (8, 256))
 
     def step() -> None:
-        hidden = embedding(ids)
-        for wide, narrow in zip(up, down, strict=True):
-            change = narrow(torch.nn.functional.silu(wide(hidden)))
-            hidden = torch.nn.functional.layer_norm(hidden + change, (width,))
-        torch.nn.functional.cross_entropy(hidden @ embedding.weight.T, ids).backward()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
