@@ -42,7 +42,7 @@ class TokenizerArguments:
         default=200_000_000,
         metadata={
             "help": "bytes of text that are learned from, shared equally by the languages; time "
-            "grows with it, a CPU-second for about 2 MB of code or a third of a MB of text without spaces"
+            "grows with it, a CPU-second for about 2 MB of code or a third of a MB without spaces"
         },
     )
     max_document_bytes: int = field(
