@@ -94,7 +94,10 @@ def _sentence_for(error: Exception) -> str:
         error = _from_rust(error)
     if error is None or error.errno is None:
         return ""
-    where = f" ({error.filename})" if isinstance(error.filename, str | bytes) else ""
+    path = error.filename
+    if error.errno in NO_ROOM and error.filename2:  # a copy: it is the second one that has no room
+        path = error.filename2
+    where = f" ({path})" if isinstance(path, str | bytes) else ""
     what = f"{os.strerror(error.errno)}{where}: "
     if error.errno in NO_ROOM:
         return f"{what}make room, then run the same command to go on."

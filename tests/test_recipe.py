@@ -409,6 +409,7 @@ def test_an_interrupted_program_ends_as_a_shell_expects():
     [
         (FileNotFoundError(errno.ENOENT, "gone", "/runs/a"), "No such file or directory (/runs/a)"),
         (IsADirectoryError(errno.EISDIR, "", "/runs/a"), "Is a directory (/runs/a): check"),
+        (OSError(errno.ENOSPC, "", "/in", None, "/out"), "No space left on device (/out): make"),
         (OSError(errno.EMFILE, "", "/runs/a"), "raise the limit of open files"),
         (OSError(errno.EIO, "", "/runs/a"), "the disk or its connection fails"),
         (Exception("No space left on device (os error 28)"), "No space left on device: make room"),

@@ -168,12 +168,17 @@ def hold_back(limits: list[str], is_command: bool = False) -> None:
         elif limit.startswith("files open") and not is_command:
             used = max(map(int, os.listdir("/proc/self/fd")))
             resource.setrlimit(resource.RLIMIT_NOFILE, (used + number, used + number))
-        elif limit in ("an ordinary user", "inputs read-only") and os.getuid() == 0:
-            if is_command:  # who could not read the interpreter in a home folder
-                continue
+        elif limit in ("an ordinary user", "inputs read-only") and may_be_ordinary():
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
+
+
+def may_be_ordinary() -> bool:
+    """Whether root can become a user who may still read the interpreter and its packages."""
+    places = [Path(sys.base_prefix), Path(sys.prefix).resolve(), ROOT]
+    paths = {path for place in places for path in (place, *place.parents)}
+    return os.getuid() == 0 and all(path.stat().st_mode & 0o5 == 0o5 for path in paths)
 
 
 def child(words: list[str]) -> None:
