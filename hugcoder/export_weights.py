@@ -53,6 +53,8 @@ def export_checkpoint(
 
     Raises: Refusal when the checkpoint is damaged or the output folder holds something.
     """
+    if newest := checkpoint.last_complete(source):
+        raise Refusal(f"{source} is a run; give one of its checkpoints: the newest is {newest}.")
     if reason := checkpoint.damage(source):
         raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
     if contents(output_dir):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from hugcoder.checkpoint import last_complete
 from hugcoder.codec import Codec
 from hugcoder.hardware import check_device
 from hugcoder.hub import can_be_hub_name, check_hub_has, did_you_mean
@@ -89,6 +90,11 @@ def find_checkpoint(name: str) -> Path | None:
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
             return candidate
+    if folder.is_dir() and (newest := last_complete(folder)):
+        raise Refusal(
+            f"{folder} is a run that has not ended, so it has no model/ yet; give its newest "
+            f"checkpoint: {newest}."
+        )
     if not can_be_hub_name(name):
         raise Refusal(
             f"there is no model at {name}: neither {folder / 'config.json'} nor "

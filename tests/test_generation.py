@@ -12,7 +12,10 @@ from tokenizers import models as tokenizer_models
 
 import fim
 import generate
+from hugcoder import checkpoint as checkpoints
 from hugcoder import generation
+from hugcoder.export_weights import export_checkpoint
+from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
 
 TEXT = 'def read(path):\n    """Read."""\n    return path.read_text() + "\u00e9\u4e16\U0001f600"\n'
@@ -51,6 +54,18 @@ def reference_greedy(model, prompt, ending, max_new_tokens):
 def test_a_run_folder_stands_for_its_model_folder(run_folder):
     assert generation.find_checkpoint(str(run_folder)) == run_folder / "model"
     assert generation.find_checkpoint(str(run_folder / "model")) == run_folder / "model"
+
+
+def test_a_run_that_has_not_ended_is_refused_with_its_newest_checkpoint(tmp_path):
+    for step in (9, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        whole = {"files": {}, "checksum": checkpoints._checksum({"files": {}})}
+        write_json(folder / "manifest.json", whole)
+    with pytest.raises(Refusal, match=r"has not ended, .* its newest checkpoint: .*checkpoint-10"):
+        generation.find_checkpoint(str(tmp_path))
+    with pytest.raises(Refusal, match=r"is a run; give one of .* the newest is .*checkpoint-10"):
+        export_checkpoint(tmp_path, tmp_path / "exported")
 
 
 def test_a_folder_without_a_model_is_refused_with_what_was_looked_for(tmp_path):

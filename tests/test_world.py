@@ -92,6 +92,7 @@ def test_copies_and_shards_that_are_not_the_processes_are_refused(
     section = {f"parallelism_config_{name}": value for name, value in given.items()}
     launched("hsdp.yaml", world=6, parallelism_config=section)
     monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     with pytest.raises(
         Refusal, match=f"_size {copies}, .*_size {shards} do not make up 6 process.*-1 for both"
     ):

@@ -38,22 +38,22 @@ NUM_GPUS=2 bash scripts/run_fsdp.sh docs/walk/pretrain.yaml --token_store $data/
 NUM_GPUS=2 bash scripts/run_ddp.sh docs/walk/pretrain.yaml --token_store $data/tokens --output_dir $run/ddp
 
 step "a run that is stopped, and goes on with another number of processes"
-mkdir -p $run/stopped
+mkdir -p $run/stopped && rm -f $run/stopped/STOP
 NUM_GPUS=2 bash scripts/run_fsdp.sh docs/walk/pretrain.yaml --token_store $data/tokens --output_dir $run/stopped &
 launcher=$!
 until [ -d $run/stopped/checkpoint-20 ] || ! kill -0 $launcher 2> /dev/null; do sleep 1; done
 touch $run/stopped/STOP
 wait $launcher || echo "ended with code $?, 75 is a stop on request"
 rm $run/stopped/STOP
-python train.py docs/walk/pretrain.yaml --token_store $data/tokens --output_dir $run/stopped
+NUM_GPUS=1 bash scripts/run_fsdp.sh docs/walk/pretrain.yaml --token_store $data/tokens --output_dir $run/stopped
 
 step "weights for other programs"
-python export.py $run/stopped --output_dir $run/exported --dtype bfloat16
+python export.py $run/stopped/checkpoint-40 --output_dir $run/exported --dtype bfloat16
 
 step "adapted to one repository, of which some files are held out"
 python -m data_prep --sources type=git,path=$data/repositories/git/click --held_out_by file --output_dir $data/click
 python -m data_prep tokenize --corpus $data/click --tokenizer $run/one/model --output_dir $data/click-tokens
-python train.py configs/recipes/adapt.yaml --model_name_or_path $run/one --token_store $data/click-tokens --output_dir $run/adapted --max_steps 20
+python train.py configs/recipes/adapt.yaml --model_name_or_path $run/one --token_store $data/click-tokens --output_dir $run/adapted --max_seq_length 128 --max_steps 20
 
 step "what it learned of that repository, and what it forgot of the others"
 for model in one adapted; do
