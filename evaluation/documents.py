@@ -74,7 +74,7 @@ def choose_documents(
         raise Refusal(
             f"{corpus} has {len(rows)} held-out files and none of 1 to "
             f"{min(max_file_bytes, max_bytes):,} bytes; raise max_file_bytes or max_bytes, or make "
-            "the corpus with more held-out repositories."
+            f"the corpus with more held-out {plural_of(by)} (--held_out_fraction 0.2)."
         )
     chosen: dict[tuple[str, str], None] = {}
     num_bytes = 0

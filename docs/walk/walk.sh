@@ -48,10 +48,10 @@ rm $run/stopped/STOP
 NUM_GPUS=1 bash scripts/run_fsdp.sh docs/walk/pretrain.yaml --token_store $data/tokens --output_dir $run/stopped
 
 step "weights for other programs"
-python export.py $run/stopped/checkpoint-40 --output_dir $run/exported --dtype bfloat16
+[ -d $run/exported ] || python export.py $run/stopped/checkpoint-40 --output_dir $run/exported --dtype bfloat16
 
 step "adapted to one repository, of which some files are held out"
-python -m data_prep --sources type=git,path=$data/repositories/git/click --held_out_by file --output_dir $data/click
+python -m data_prep --sources type=git,path=$data/repositories/git/click --held_out_by file --held_out_fraction 0.2 --output_dir $data/click
 python -m data_prep tokenize --corpus $data/click --tokenizer $run/one/model --output_dir $data/click-tokens
 python train.py configs/recipes/adapt.yaml --model_name_or_path $run/one --token_store $data/click-tokens --output_dir $run/adapted --max_seq_length 128 --max_steps 20
 
