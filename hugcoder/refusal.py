@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from hugcoder import last_words
+from hugcoder import installed, last_words
 
 EXIT_REFUSED = 2  # starting again is of no use before the user has done what the sentence says
 EXIT_STOPPED = 75  # stopped on request with a complete checkpoint; start again to go on
@@ -50,7 +50,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
         except KeyboardInterrupt:
             sys.exit(130)
         except Exception as error:
-            sentence = _sentence_for(error)
+            sentence = _sentence_for(error) or installed.why_not_loaded(error)
             if not sentence:
                 raise
             _end(sentence)

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parents[1]
 sys.path.insert(0, str(ROOT))  # a script's own folder is there, not the repository
 
+from hugcoder.installed import why_not_loaded  # noqa: E402
 from hugcoder.last_words import BY_LAUNCHER  # noqa: E402
 from hugcoder.refusal import EXIT_HUNG, EXIT_REFUSED, EXIT_STOPPED, told  # noqa: E402
 
@@ -47,7 +48,12 @@ def main(argv: list[str]) -> int:
             return fail(f"--{name} {given} (NUM_GPUS) starts nothing; give 1 or more", EXIT_REFUSED)
     os.chdir(ROOT)
     os.environ[BY_LAUNCHER] = "1"
-    return launch(launcher, words)
+    try:
+        return launch(launcher, words)
+    except Exception as error:
+        if not (sentence := why_not_loaded(error)):
+            raise
+        return fail(sentence, EXIT_REFUSED)
 
 
 # ---- the words of a user -------------------------------------------------------------------------

@@ -1,0 +1,46 @@
+"""Says in one sentence that packages cannot be used: not installed for this Python, as where the
+virtual environment is not active, or not to be loaded. Needs none of them.
+"""
+
+import os
+import sys
+import sysconfig
+import traceback
+from importlib.util import find_spec
+from pathlib import Path
+
+from hugcoder import last_words
+
+NEEDED = ("accelerate", "datasets", "numpy", "pyarrow", "tokenizers", "torch", "transformers")
+NEEDED += ("yaml",)
+
+
+def check_installed() -> None:
+    """Ends the program with exit code 2 where a package is missing."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        last_words.say(
+            f"error: {sys.executable} has no {', '.join(missing)}: run `source "
+            ".venv/bin/activate`, or `bash scripts/setup.sh` first where there is no .venv."
+        )
+        raise SystemExit(2)
+
+
+def why_not_loaded(error: Exception) -> str:
+    """The sentence for an error that a package raised while it was being imported, as torch does
+    where TORCH_LOGS names no log that it knows; empty for any other error.
+    """
+    packages = Path(sysconfig.get_paths()["purelib"])
+    package = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.is_relative_to(packages):
+            is_importing = frame.name == "<module>"
+            package = path.relative_to(packages).parts[0] if is_importing else package
+        elif "importlib" not in path.parts:  # the standard library's, between two imports
+            package = ""
+    if not package:
+        return ""
+    named = sorted(name for name in os.environ if package.upper() in name)
+    what = f"correct or unset {', '.join(named)}" if named else "run `bash scripts/setup.sh`"
+    said = " ".join(str(error).split())[:200]
+    return f"{package} cannot be loaded ({type(error).__name__}: {said}): {what}."
