@@ -2,12 +2,12 @@
 
     python benchmarks/neighbours.py --token_store data/quickstart-tokens
 
-Starts 0, 1, 2 and 4 neighbours, each a loop that trains a model of transformers on as many threads
-as there are cores, and beside them in turn: the same loop, which holds nothing of HugCoder, with
-all threads, with one, and with threads that sleep while they wait for each other; and train.py with
-the same model. Prints the steps a second of each over those alone, and the share of its threads'
-time that each process got. Where train.py falls no further than the bare loop, the machine is the
-cause.
+Starts 0, 1 and 2 neighbours, each a loop that trains a model of transformers on as many threads
+as there are cores, and beside them in turn: the same loop, which holds nothing of HugCoder, and
+train.py with the same model, with all threads, also such that sleep while they wait for each other
+(OMP_WAIT_POLICY), and with one. Prints the steps a second of each over those alone, and the share
+of its threads' time that each process got. Where train.py falls no further than the bare loop, the
+machine is the cause.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_NEIGHBOURS = (0, 1, 2, 4)
+NUM_NEIGHBOURS = (0, 1, 2)
 WARM_SECONDS = 8  # for the neighbours to import torch
 
 
@@ -46,9 +46,10 @@ def main() -> None:
         try:
             for name, measured in (
                 (f"bare loop, {cores} threads", finished(start_loop(cores, args.seconds))),
-                ("the same, passive waits", finished(start_loop(cores, args.seconds, "PASSIVE"))),
+                ("bare loop, passive waits", finished(start_loop(cores, args.seconds, "PASSIVE"))),
                 ("bare loop, 1 thread", finished(start_loop(1, args.seconds))),
                 (f"train.py, {cores} threads", train(args, cores)),
+                ("train.py, passive waits", train(args, cores, "PASSIVE")),
             ):
                 kind = "train.py" if name.startswith("train.py") else "bare loop"
                 first = alone.setdefault(kind, measured["rate"])
@@ -65,8 +66,11 @@ def main() -> None:
 
 def start_loop(threads: int, seconds: float, waits: str = "") -> subprocess.Popen:
     words = [sys.executable, __file__, "--bare", str(threads), "--seconds", str(seconds)]
-    environment = os.environ | ({"OMP_WAIT_POLICY": waits} if waits else {})
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment(waits))
+
+
+def environment(waits: str) -> dict[str, str]:
+    return os.environ | ({"OMP_WAIT_POLICY": waits} if waits else {})
 
 
 def finished(loop: subprocess.Popen) -> dict[str, float]:
@@ -104,7 +108,7 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def train(args: argparse.Namespace, threads: int) -> dict[str, float]:
+def train(args: argparse.Namespace, threads: int, waits: str = "") -> dict[str, float]:
     """Tokens a second of a short run; its first half is not counted."""
     with tempfile.TemporaryDirectory() as folder:
         words = f"""train.py --config_file configs/models/tiny.json --token_store {args.token_store}
@@ -115,7 +119,7 @@ def train(args: argparse.Namespace, threads: int) -> dict[str, float]:
         subprocess.run(
             [sys.executable, *words],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            env=environment(waits) | {"OMP_NUM_THREADS": str(threads)},
             check=True,
             capture_output=True,
         )

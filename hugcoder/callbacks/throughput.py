@@ -95,8 +95,9 @@ class Throughput(TrainerCallback):
         self._has_told_of_neighbours = True
         logger.warning(
             "step %s: all cores are busy, and the %s threads of this process had %.0f %% of the "
-            "time they ask for; other programs or the machine's host take the rest (see `top`), "
-            "and threads that wait for each other lose more than that",
+            "time they ask for; other programs or the machine's host take the rest (see `top`). "
+            "Threads that wait for each other lose more than that: OMP_WAIT_POLICY=PASSIVE in the "
+            "environment makes it less",
             f"{step:,}",
             torch.get_num_threads(),
             cpu_share * 100,
