@@ -41,6 +41,7 @@ def why_not_loaded(error: Exception) -> str:
     if not package:
         return ""
     named = sorted(name for name in os.environ if package.upper() in name)
+    named = [name for name in named if os.environ[name] in str(error)] or named
     what = f"correct or unset {', '.join(named)}" if named else "run `bash scripts/setup.sh`"
     said = " ".join(str(error).split())[:200]
     return f"{package} cannot be loaded ({type(error).__name__}: {said}): {what}."
