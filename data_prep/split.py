@@ -40,7 +40,7 @@ def num_held_out(num_units: int, fraction: float, at_least: int, by: str = REPOS
     if wanted >= num_units:
         raise Refusal(
             f"{wanted} of the corpus's {plural_of(by)} would be held out (held_out_repositories "
-            f"{at_least}, held_out_fraction {fraction}), but only {num_units} have usable "
+            f"{at_least}, held_out_fraction {fraction}), and it has {num_units} with usable "
             f"files, so none is left to train on; add sources, {FINER[by]}or give "
             "--held_out_repositories 0 to hold nothing out."
         )
