@@ -8,7 +8,6 @@ Only the new text goes to standard output; one line on standard error says how i
 never changed. Holds where the hole is; `hugcoder.generation` makes and runs the prompt.
 """
 
-import math
 import re
 import sys
 import time
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hugcoder.ranges import SEED, check_ranges
+from hugcoder.ranges import SEED, Range, check_ranges
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
 
@@ -27,6 +26,7 @@ one, an accented letter is one), so FILE:1:1 is before the first character of th
 column behind the last character of a line is the line's length plus 1; FILE:LINE means that one.
 The word behind --prompt is the text, also where it begins with dashes. What is longer than the
 model's context is cut, and a line on standard error says so."""
+DIGITS = 18  # of a line or a column that are read; no file has as many
 TEXTS = ("prompt", "start_mark", "end_mark")
 
 
@@ -78,11 +78,9 @@ class GenerateArguments:
             )
         if self.max_new_tokens < 1:
             raise Refusal(f"max_new_tokens {self.max_new_tokens} must be at least 1.")
-        if not 0 <= self.temperature < math.inf:
-            raise Refusal(f"temperature {self.temperature} must be at least 0 and finite.")
-        check_ranges(self, {"seed": SEED})
-        if not 0 < self.top_p <= 1:
-            raise Refusal(f"top_p {self.top_p} must be above 0 and at most 1.")
+        check_ranges(self, {"seed": SEED, "top_p": Range(1e-6, 1)})
+        if self.temperature and not Range(1e-3, 1e3).holds(self.temperature):  # it would overflow
+            raise Refusal(f"temperature {self.temperature} must be 0, or 0.001 to 1,000.")
         if self.top_p < 1 and self.temperature == 0:
             raise Refusal(
                 f"top_p {self.top_p} has no effect at temperature 0, which draws nothing; give a "
@@ -130,8 +128,10 @@ def find_hole(infill: str, start_mark: str, end_mark: str) -> Hole:
     if is_crlf:  # most code a model has seen has LF; the answer gets the file's own again
         text = text.replace("\r\n", "\n")
     if position:
-        column = int(position[3]) if position[3] else None
-        start = stop = _offset(text, path, int(position[2]), column)
+        line, column = (
+            int(number[:DIGITS]) if number else None for number in position.groups()[1:]
+        )
+        start = stop = _offset(text, path, line, column)
         prefix, suffix = text[:start], text[stop:]
     else:
         prefix, suffix = _around_marks(text, path, start_mark, end_mark)

@@ -126,7 +126,10 @@ def pretrain(
     trainer.add_callback(status)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if stop_requests.stopped:
-        logger.info("stopped by %s; the same command goes on from here", stop_requests.stopped)
+        removed = ", once that is removed," if stop_requests.stopped.startswith("file ") else ""
+        logger.info(
+            "stopped by %s;%s the same command goes on from here", stop_requests.stopped, removed
+        )
         status.write("stopped", EXIT_STOPPED)
         disband()  # together: a launcher ends the ranks that are left
         raise SystemExit(EXIT_STOPPED)
@@ -156,14 +159,13 @@ def record_start(
     tokens_per_step = rows.tokens_in(training_args.rows_per_step)
     steps_a_pass = rows.rows_in_epoch(0) / training_args.rows_per_step
     logger.info(
-        "run: %s steps x %s rows x %s tokens = %.1fM tokens, %.3g passes over %.1fM, on %s "
-        "process(es)%s",
+        "run: %s steps x %s rows x %s tokens = %s tokens, %.3g passes over %s, on %s process(es)%s",
         f"{training_args.max_steps:,}",
         training_args.rows_per_step,
         rows.settings.row_length,
-        training_args.max_steps * tokens_per_step / 1e6,
+        f"{training_args.max_steps * tokens_per_step:,}",
         training_args.max_steps / steps_a_pass,
-        steps_a_pass * tokens_per_step / 1e6,
+        f"{round(steps_a_pass * tokens_per_step):,}",
         training_args.world_size,
         f", going on from {resume_from}" if resume_from else "",
     )

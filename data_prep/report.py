@@ -14,6 +14,7 @@ from hugcoder.corpus import FILE, HELD_OUT, REPOSITORY, TRAIN, held_out_by, plur
 
 MEGABYTE = 1e6
 NAMES_SHOWN = 8
+SAMPLE_SHOWN = 48  # characters, of the end
 MAX_SHARE = 0.5  # of one language among several, before it is worth a word
 MAX_DATA_SHARE = 0.25  # of all data-like languages together
 
@@ -78,11 +79,11 @@ def _why(table: FileTable, language: str, arguments: CorpusArguments) -> str:
     by = arguments.held_out_by
     own = table.language == table.names["language"].index(language)
     holders = [table.names["unit"][unit] for unit in np.unique(table.unit[own])]
+    if arguments.held_out:
+        return f"held_out names no {by} that has it, as {holders[0]}"
     if len(holders) == 1:
         finer = "" if by == FILE else "; --held_out_by file can split it"
         return f"only the {by} {holders[0]} has it{finer}"
-    if arguments.held_out:
-        return f"held_out names none of the {len(holders)} {plural_of(by)} that have it"
     return f"each {by} that has it has nothing else of its own, or the last of another language"
 
 
@@ -126,11 +127,14 @@ def _per_name(table: FileTable, rows: np.ndarray, column: str) -> dict[str, dict
 def table_text(manifest: dict[str, Any]) -> str:
     """The manifest's counts as lines for a terminal."""
     counts = Counts.from_json(manifest["counts"])
-    rows = [("read", counts.read)]
-    rows += [(f"- {reason}", drops) for reason, drops in counts.largest_reasons()]
-    rows.append(("kept", counts.kept))
-    lines = [f"{'':<28}{'files':>12}{'MB':>12}"]
-    lines += [_line(name, amount.files, amount.bytes) for name, amount in rows]
+    lines = [
+        f"{'':<28}{'files':>12}{'MB':>12}",
+        _line("read", counts.read.files, counts.read.bytes),
+    ]
+    for reason, drops in counts.largest_reasons():
+        sample = f"   such as {drops.samples[0][-SAMPLE_SHOWN:]}" if drops.samples else ""
+        lines.append(_line(f"- {reason}", drops.files, drops.bytes) + sample)
+    lines.append(_line("kept", counts.kept.files, counts.kept.bytes))
     for split, amount in manifest["splits"].items():
         lines.append("")
         lines.append(_line(split, amount["files"], amount["bytes"]))

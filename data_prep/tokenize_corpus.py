@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 SUMS = ("documents", "tokens", "bytes")
 ORIGIN = "origin.json"  # in a store from its beginning: what it is made of
 
+DESCRIPTION = """Encode a curated corpus with a tokenizer into a token store, which train.py
+reads: python -m data_prep tokenize --corpus FOLDER --tokenizer FOLDER --output_dir FOLDER."""
+
 
 @dataclass
 class TokenizeArguments:
@@ -39,7 +42,7 @@ class TokenizeArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse([TokenizeArguments], argv, description=__doc__.splitlines()[0])
+    arguments = parse([TokenizeArguments], argv, description=DESCRIPTION)
     tokenize(Path(arguments.corpus), Path(arguments.tokenizer), Path(arguments.output_dir))
 
 

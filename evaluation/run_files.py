@@ -112,7 +112,9 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
         is_inside = (folder.parent / RECORD).is_file()
         hint = f"give {folder.parent}" if is_inside else "give the --output_dir of a train.py run"
         raise Refusal(f"{folder} is no run folder (there is no {RECORD} in it); {hint}.")
-    store_folder = Path(record["arguments"]["DataArguments"]["token_store"])
+    with keys_demanded(folder, RECORD):
+        store_folder = Path(record["arguments"]["DataArguments"]["token_store"])
+        record["identity"]["corpus"], record["tokens_per_step"] + 0
     is_at_hand = (store_folder / MANIFEST).is_file()
     store = token_store.manifest_of(store_folder) if is_at_hand else None
     named_corpus = corpus_path or (store or {}).get("corpus", "")
@@ -180,7 +182,15 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
-            lines.append(json.loads(line))
+            lines.append(_numbers(json.loads(line)))
         except (ValueError, RecursionError) as error:
             raise Refusal(f"{path} line {number} is damaged ({error}); remove that line.") from None
     return lines
+
+
+def _numbers(logged: Any) -> dict[str, Any]:
+    """A line of metrics. Raises: ValueError when it is none."""
+    is_line = isinstance(logged, dict) and isinstance(logged.get("step"), int)
+    if not is_line or not all(isinstance(value, int | float) for value in logged.values()):
+        raise ValueError("it is no object of numbers with a step")
+    return logged

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -55,11 +56,15 @@ def set_usual_mode(path: Path) -> None:
     """Give a file the mode that the umask gives new ones; safetensors leaves 0600, so that nobody
     else in the group could read the weights.
     """
-    umask = os.umask(0o077)
-    os.umask(umask)
-    mode = 0o666 & ~umask
+    mode = 0o666 & ~umask()
     if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes have nothing to set
         path.chmod(mode)
+
+
+def umask() -> int:
+    """This process's; os.umask would have to change it, for all threads, to tell it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"^Umask:\s*(\d+)", status, re.MULTILINE)[1], 8)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,7 +16,12 @@ NEEDED += ("yaml",)
 
 
 def check_installed() -> None:
-    """Ends the program with exit code 2 where a package is missing."""
+    """Ends the program with exit code 2 where a package, or the working folder, is missing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        last_words.say("error: the working folder has been removed: go to another (cd).")
+        raise SystemExit(2) from None
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         last_words.say(
             f"error: {sys.executable} has no {', '.join(missing)}: run `source "

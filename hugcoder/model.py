@@ -59,8 +59,8 @@ def build_model(
     if max_seq_length > longest:
         raise Refusal(
             f"max_seq_length {max_seq_length} exceeds the model's max_position_embeddings "
-            f"{longest}; "
-            "lower the first or raise the second in the model's config."
+            f"{longest}; give --max_seq_length {longest} or less, as a trained model's context is "
+            "not made longer."
         )
     model.generation_config = generation_config(codec, own_ends)
     return model

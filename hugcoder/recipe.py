@@ -121,7 +121,8 @@ class _Parser(HfArgumentParser):
         return self._option_string_actions.get(f"--{name}")
 
     def suggestion(self, name: str) -> str:
-        known = [option[2:] for option in self._option_string_actions if "-" not in option[2:]]
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        known = [option[2:] for option in options if "-" not in option[2:]]
         close = difflib.get_close_matches(name, known, n=1)
         return f"Did you mean {close[0]!r}?" if close else "See --help for the settings there are."
 
@@ -175,13 +176,21 @@ def _is_flag(parser: _Parser, word: str) -> bool:
 
 
 def _found(setting: Setting) -> Setting:
+    """A setting whose paths are found. Raises: Refusal for an output folder without a name."""
+    if setting.name == "output_dir" and not "".join(setting.words).strip():
+        raise Refusal(
+            f"output_dir is empty ({setting.place}), as from a variable that is not set; give a "
+            "folder."
+        )
     return dataclasses.replace(setting, words=tuple(from_anywhere(w) for w in setting.words))
 
 
 def from_anywhere(word: str) -> str:
-    """A path that begins with configs/, as the recipes name them, from any working folder: that of
-    HugCoder where there is none here.
+    """A path as it is meant: ~/ is the home folder, also where no shell has seen it, and what
+    begins with configs/, as the recipes name them, that of HugCoder where there is none here.
     """
+    if word.startswith("~/"):
+        return str(Path(word).expanduser()) if Path("~").expanduser() != Path("~") else word
     shipped = Path(__file__).parent.parent / word
     is_theirs = word.startswith("configs/") and not Path(word).exists() and shipped.exists()
     return str(shipped) if is_theirs else word
@@ -221,8 +230,8 @@ def _without_replaced(
     that it stands in place of. Both in one place stay, for the group to refuse.
     """
     final = {setting.name: setting for setting in settings}
-    places = list(dict.fromkeys(setting.place.partition(" line ")[0] for setting in settings))
-    order = {s.name: places.index(s.place.partition(" line ")[0]) for s in final.values()}
+    places = itertools.groupby(settings, key=lambda setting: setting.file)
+    order = {s.name: number for number, (_, part) in enumerate(places) for s in part}
     for name, others in (pair for group in groups for pair in getattr(group, "_replaces", ())):
         says_nothing = name not in final or final[name].words == (str(parser.flag(name).default),)
         for other in others if not says_nothing else ():

@@ -259,7 +259,7 @@ class PackedRows(Dataset):
         return (
             f"{self.store.split}: packed {len(units.document):,} units of "
             f"{len(np.unique(self.pieces.document)):,} documents into {plan.num_rows:,} rows of "
-            f"{self.settings.row_length} tokens an epoch ({tokens / 1e6:,.1f}M tokens, "
+            f"{self.settings.row_length} tokens an epoch ({tokens:,} tokens, "
             f"{free:.2%} padding planned, {in_fim:.1%} of tokens in fill-in-the-middle units)"
         )
 

@@ -15,8 +15,13 @@ class Setting:
     place: str
 
     @property
+    def file(self) -> str:
+        """The place without its line."""
+        return self.place.rpartition(" line ")[0] or self.place
+
+    @property
     def value(self) -> str:
-        return " ".join(self.words) or "true"
+        return " ".join(self.words) if self.words else "true"
 
 
 def checked_setting(action: argparse.Action, values: tuple[str, ...], place: str) -> Setting:

@@ -8,14 +8,13 @@ import importlib.util
 import json
 import math
 import os
-import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hugcoder.launched import RANKS, WORLD_SIZES, launched_processes
+from hugcoder.launched import RANKS, WORLD_SIZES, launched_processes, number
 from hugcoder.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -375,13 +374,8 @@ def _check_devices(arguments: "PretrainArguments", rank: int) -> None:
 def _launched_local_rank() -> int:
     """LOCAL_RANK; -1 without. Raises: Refusal for words of a launcher that is not there."""
     names = [name for name in (*WORLD_SIZES, *RANKS, "LOCAL_RANK") if name in os.environ]
-    for name in names:
-        if not re.fullmatch(r"-?\d+", os.environ[name]):
-            raise Refusal(
-                f"{name} in the environment is {os.environ[name]!r}, no number; unset it, or start "
-                "with torchrun or accelerate launch, which set it."
-            )
-    rank = int(os.environ.get("LOCAL_RANK", "-1"))
+    numbers = {name: number(name) for name in names}
+    rank = numbers.get("LOCAL_RANK", -1)
     if (rank >= 0 or launched_processes() > 1) and "MASTER_ADDR" not in os.environ:
         raise Refusal(
             f"{', '.join(names)} in the environment, as a launcher sets it, but not MASTER_ADDR; "

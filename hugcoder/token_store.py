@@ -147,11 +147,14 @@ def manifest_of(store: Path) -> dict[str, Any]:
     """The manifest of a complete store. Raises: Refusal when `store` is none."""
     manifest = read_manifest(store)
     if manifest is None or manifest.get("kind") != "token_store":
-        found = "no manifest of one" if manifest is None else f"but a {manifest.get('kind')}"
+        is_corpus = manifest is not None and manifest.get("kind") == "corpus"
+        corpus, output = (store, f"{store}-tokens") if is_corpus else ("CORPUS", store)
+        found = "no manifest of one" if store.exists() else f"no folder {store.absolute()}"
+        found = found if manifest is None else f"but a {manifest.get('kind')}"
         raise Refusal(
             f"{store} is not a complete token store ({found}); make it with "
-            f"`python -m data_prep tokenize --corpus CORPUS --tokenizer TOKENIZER --output_dir "
-            f"{store}`."
+            f"`python -m data_prep tokenize --corpus {corpus} --tokenizer TOKENIZER --output_dir "
+            f"{output}`{', and give that' if is_corpus else ''}."
         )
     if manifest.get("format") != FORMAT:
         raise Refusal(

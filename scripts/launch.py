@@ -27,6 +27,7 @@ from hugcoder.refusal import EXIT_HUNG, EXIT_REFUSED, EXIT_STOPPED, told  # noqa
 
 RECIPE = "configs/recipes/pretrain_7b.yaml"  # where nobody names another
 TOKEN_STORE = "data/corpus-tokens"  # the same; made by `python -m data_prep tokenize`
+DEFAULT_GPUS = "8"  # of scripts/run_*.sh, where NUM_GPUS does not say it
 SHOW = "show"  # in place of a launcher: print a setting of the words
 
 
@@ -43,9 +44,8 @@ def main(argv: list[str]) -> int:
     if launcher == SHOW:
         print(setting(words[1:], words[0]))
         return 0
-    for name in ("nproc_per_node", "num_processes"):
-        if (given := flags_of(words).get(name, "1")).lstrip("-").isdecimal() and int(given) < 1:
-            return fail(f"--{name} {given} (NUM_GPUS) starts nothing; give 1 or more", EXIT_REFUSED)
+    if wrong := wrong_number(flags_of(words)):
+        return fail(wrong, EXIT_REFUSED)
     os.chdir(ROOT)
     os.environ[BY_LAUNCHER] = "1"
     try:
@@ -54,6 +54,25 @@ def main(argv: list[str]) -> int:
         if not (sentence := why_not_loaded(error)):
             raise
         return fail(sentence, EXIT_REFUSED)
+
+
+def wrong_number(flags: dict[str, str]) -> str:
+    """What is wrong with the number of processes, "" when nothing is."""
+    name = "nproc_per_node" if "nproc_per_node" in flags else "num_processes"
+    given = flags.get(name, "1")
+    if given in ("gpu", "cpu", "auto", "xpu"):  # torchrun's words
+        return ""
+    if not given.isdecimal() or not int(given):
+        return f"--{name} {given} (NUM_GPUS) is no number of processes; give 1 or more"
+    if given == DEFAULT_GPUS and "NUM_GPUS" not in os.environ and not has_accelerator():
+        return f"{given} processes are for {given} GPUs, and here is none; try it with NUM_GPUS=2"
+    return ""
+
+
+def has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
 
 
 # ---- the words of a user -------------------------------------------------------------------------
@@ -107,7 +126,7 @@ def settings_of(recipes: Sequence[str]) -> dict[str, str]:
     for recipe in recipes:
         try:
             found = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except Exception:
             continue
         if isinstance(found, dict):
             settings |= {str(name).replace("-", "_"): value for name, value in found.items()}

@@ -182,7 +182,7 @@ def test_held_out_repositories_can_be_named(seven, tmp_path):
     manifest = build(seven, tmp_path / "out", held_out=["trio", "zod"])
     assert manifest["held_out_repositories"] == ["trio", "zod"]
     assert {row["repo"] for row in read_corpus(tmp_path / "out", HELD_OUT)} == {"trio", "zod"}
-    assert "held_out names none of the 2 repositories that have it" in manifest["warnings"][0]
+    assert "rust (held_out names no repository that has it, as serde)" in manifest["warnings"][0]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_only_the_languages_asked_for_are_kept(tree, tmp_path):
 
 
 def test_a_corpus_with_nothing_left_to_train_on_is_refused(tree, tmp_path):
-    with pytest.raises(Refusal, match="but only 13 have usable files, so none is left"):
+    with pytest.raises(Refusal, match="and it has 13 with usable files, so none is left"):
         build_corpus(arguments(tree, tmp_path / "out", held_out_repositories=13))
     with pytest.raises(Refusal, match="12 repositories should be held out, but only 11 have files"):
         build_corpus(arguments(tree, tmp_path / "out", held_out_repositories=12))

@@ -41,6 +41,16 @@ def test_a_package_that_cannot_be_loaded_names_the_variable(program):
     assert "TORCH_LOGS" in last.partition("correct or unset ")[2]
 
 
+def test_a_working_folder_that_is_gone_is_said(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"cd {gone}; rmdir {gone}; exec {sys.executable} {ROOT}/generate.py"
+    ended = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "the working folder has been removed" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_an_error_of_ours_is_not_called_one_of_loading():
     with pytest.raises(ZeroDivisionError) as caught:
         1 / 0  # noqa: B018

@@ -593,3 +593,36 @@ def test_the_later_of_steps_and_passes_says_how_long_a_run_is(
     given = [recipe(text), *words.split(), "--output_dir", str(tmp_path)]
     made = parse([PretrainArguments], given, description="")
     assert (made.max_steps, made.num_train_epochs) == (steps, passes)
+
+
+def test_a_recipe_that_is_named_again_counts_where_it_stands_last(recipe, tmp_path):
+    from hugcoder.arguments import PretrainArguments
+
+    steps, passes = (
+        recipe("max_steps: 3", "my line a.yaml"),
+        recipe("num_train_epochs: 2", "b.yaml"),
+    )
+    words = [steps, passes, steps, "--output_dir", str(tmp_path)]
+    assert parse([PretrainArguments], words, description="").max_steps == 3
+
+
+def test_the_home_folder_is_meant_where_no_shell_has_seen_it(recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse([More], ["--output_dir=~/run"], description="").output_dir == f"{tmp_path}/run"
+    assert parse([More], [recipe("output_dir: ~/run")], description="").output_dir == (
+        f"{tmp_path}/run"
+    )
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_output_folder_without_a_name_is_refused(value):
+    """Symptom: --output_dir "$UNSET" meant the working folder."""
+    with pytest.raises(Refusal, match="output_dir is empty"):
+        parse([More], [f"--output_dir={value}"], description="")
+
+
+def test_an_empty_value_is_not_called_true_and_a_lone_dash_is_suggested_nothing():
+    with pytest.raises(Refusal, match=r"invalid int value: '' \(--num_rows  comes from"):
+        parsed("--num_rows=")
+    with pytest.raises(Refusal, match="See --help"):
+        parsed("--")

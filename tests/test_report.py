@@ -501,6 +501,9 @@ def test_mistakes_end_in_a_sentence(whole_run, words, sentence):
         ("evaluation/results.json", '{"kind": "lm-eval"}', "its kind is 'lm-eval'"),
         ("evaluation/results.json", '{"kind": "evalu', "results.json is damaged"),
         ("metrics.jsonl", '{"step": 1}\n{"ste\n{"step": 3}\n', "metrics.jsonl line 2 is damaged"),
+        ("metrics.jsonl", '{"step": 1}\n[1]\n', "metrics.jsonl line 2 is damaged"),
+        ("metrics.jsonl", '{"step": "x", "loss": []}\n', "metrics.jsonl line 1 is damaged"),
+        ("run.json", '{"parameters": 1}', "run.json is damaged"),
     ],
 )
 def test_damaged_files_are_refused_by_name(run, name, content, sentence):

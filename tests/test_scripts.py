@@ -397,9 +397,13 @@ def test_a_sentence_is_said_where_it_cannot_be_left_to_others(tmp_path, monkeypa
     [
         ([], "give torchrun or accelerate, then its words"),
         (["python", "train.py"], "give torchrun or accelerate, then its words"),
-        (["torchrun", "--nproc_per_node", "some", "train.py"], "torchrun cannot start them: Unsup"),
-        (["torchrun", "--nproc_per_node", "0", "train.py"], "--nproc_per_node 0 (NUM_GPUS) starts"),
-        (["accelerate", "--num_processes=-1", "train.py"], "--num_processes -1 (NUM_GPUS) starts"),
+        (
+            ["torchrun", "--nproc_per_node", "some", "train.py"],
+            "--nproc_per_node some (NUM_GPUS) is",
+        ),
+        (["torchrun", "--nproc_per_node", "0", "train.py"], "--nproc_per_node 0 (NUM_GPUS) is"),
+        (["accelerate", "--num_processes=-1", "train.py"], "--num_processes -1 (NUM_GPUS) is"),
+        (["torchrun", "--nnodes", "some", "train.py"], "torchrun cannot start them: "),
         (["accelerate", "--config_file", "no.yaml", "train.py"], "accelerate cannot start them: "),
     ],
 )

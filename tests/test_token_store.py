@@ -197,7 +197,14 @@ def test_a_folder_that_is_no_corpus_is_refused(tokenizer, tmp_path):
 @pytest.mark.parametrize("folder", ["nowhere", "corpus"])
 def test_a_folder_that_is_no_store_is_refused(corpus, tmp_path, folder):
     with pytest.raises(Refusal, match=r"is not a complete token store.*data_prep tokenize"):
-        TokenStore(corpus if folder == "corpus" else tmp_path, TRAIN)
+        TokenStore(corpus if folder == "corpus" else tmp_path / folder, TRAIN)
+
+
+def test_a_corpus_in_place_of_a_store_is_told_where_its_store_goes(corpus, tmp_path):
+    with pytest.raises(Refusal, match=rf"--corpus {corpus} .* --output_dir {corpus}-tokens`"):
+        TokenStore(corpus, TRAIN)
+    with pytest.raises(Refusal, match=f"no folder {tmp_path}/none"):
+        TokenStore(tmp_path / "none", TRAIN)
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_a_run_says_how_often_it_passes_over_its_corpus(words, tokenizer, tmp_pa
     counted = json.loads((folder / "epochs.json").read_text())["first_rows"][1]
     passes = 8 * 4 / counted
     assert passes > 4
-    assert f", {passes:.3g} passes over {counted * 128 / 1e6:.1f}M, on 1 process" in caplog.text
+    assert f", {passes:.3g} passes over {counted * 128:,}, on 1 process" in caplog.text
     assert f"the run passes {passes:.3g} times over its corpus" in caplog.text
     assert f"--num_train_epochs 4, which is {max(1, counted)} steps in place of 8" in caplog.text
 

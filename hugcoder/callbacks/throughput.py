@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 # (benchmarks/neighbours_cpu.md).
 LEAST_CPU_SHARE = 0.7
 FULL = 0.9  # share of all cores that are busy
+WAITING = (
+    ". Threads that wait for each other lose more than that: OMP_WAIT_POLICY=PASSIVE in the "
+    "environment makes it less"
+)
 
 
 class Clock:
@@ -93,12 +97,12 @@ class Throughput(TrainerCallback):
         if self._has_told_of_neighbours:
             return
         self._has_told_of_neighbours = True
+        is_passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
         logger.warning(
-            "step %s: all cores are busy, and the %s threads of this process had %.0f %% of the "
-            "time they ask for; other programs or the machine's host take the rest (see `top`). "
-            "Threads that wait for each other lose more than that: OMP_WAIT_POLICY=PASSIVE in the "
-            "environment makes it less",
+            "step %s: all cores are busy, and the %s thread(s) of this process had %.0f %% of the "
+            "time they ask for; other programs or the machine's host take the rest (see `top`)%s",
             f"{step:,}",
             torch.get_num_threads(),
             cpu_share * 100,
+            "" if is_passive or torch.get_num_threads() == 1 else WAITING,
         )
