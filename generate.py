@@ -218,7 +218,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
     seconds = time.perf_counter() - start
     print(
-        f"{len(new_ids)} tokens in {seconds:.2f} s ({len(new_ids) / seconds:.0f} tokens/s), "
+        "\n"
+        * sys.stdout.isatty()  # the answer's last line has no end of its own
+        + f"{len(new_ids)} tokens in {seconds:.2f} s ({len(new_ids) / seconds:.0f} tokens/s), "
         f"{end_sentence(new_ids[-1], ending.stops, codec.special_ids)}",
         file=sys.stderr,
     )
