@@ -207,6 +207,10 @@ def start_logging() -> None:
     for noisy in ("httpx", "accelerate", "torch", "filelock", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
+    # of settings that differ on resume; `record_start` names all of them
+    logging.getLogger("transformers.trainer_utils").addFilter(
+        lambda record: "the ones in the `trainer_state.json`" not in record.getMessage()
+    )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data workers are the parallelism
 
 

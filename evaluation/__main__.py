@@ -235,8 +235,11 @@ def evaluate(
 
     Args: start: when the program began, by time.perf_counter().
     """
+    from transformers.utils import logging as transformers_logging
+
     from hugcoder.generation import find_checkpoint, load_checkpoint, prompt_room
 
+    transformers_logging.disable_progress_bar()
     corpora = corpora_of(find_checkpoint(arguments.model))
     manifest = corpus.manifest_of(Path(arguments.corpus))
     origin = training_data(corpora, manifest["fingerprint"], corpus.held_out_by(manifest))

@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
         return fail(wrong, EXIT_REFUSED)
     os.chdir(ROOT)
     os.environ[BY_LAUNCHER] = "1"
+    share_cores(flags_of(words))
     try:
         return launch(launcher, words)
     except Exception as error:
@@ -67,6 +68,16 @@ def wrong_number(flags: dict[str, str]) -> str:
     if given == DEFAULT_GPUS and "NUM_GPUS" not in os.environ and not has_accelerator():
         return f"{given} processes are for {given} GPUs, and here is none; try it with NUM_GPUS=2"
     return ""
+
+
+def share_cores(flags: dict[str, str]) -> None:
+    """Threads for each of several processes, where the user says nothing: an equal share of the
+    cores. torchrun would give each one thread, whatever the machine has, and say so in four lines.
+    """
+    given = flags.get("nproc_per_node", "1")
+    if given.isdecimal() and int(given) > 1:
+        share = len(os.sched_getaffinity(0)) // int(given)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
 def has_accelerator() -> bool:

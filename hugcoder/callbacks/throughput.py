@@ -65,6 +65,7 @@ class Throughput(TrainerCallback):
         self.pause, self.go_on = self._clock.pause, self._clock.go_on
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._has_told_of_neighbours = not state.is_world_process_zero  # one of them tells
         self._restart(state.global_step)
 
     def _restart(self, step: int) -> None:
