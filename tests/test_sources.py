@@ -697,6 +697,11 @@ def test_what_the_hubs_library_cannot_read_is_one_sentence(tmp_path, files, word
         ("type=folder,path=a,repo=", "repo is empty; give it a value or leave it out"),
         ("type=folder,path=a,path=b", "gives path twice; give it once"),
         ("type=folder,path=a,depth=0", "depth is '0'; give a number from 1 to 9"),
+        ("type=folder,path=a,depth=" + "1" * 5_000, r"depth is '1+\.\.\.; give a number from 1"),
+        (
+            '{"type": "folder", "path": "a", "depth": 1' + "0" * 4_000 + "}",
+            r"depth is 10+\.\.\.; give",
+        ),
         ('{"type": "jsonl", "path": "a", "columns": 5}', "columns is 5, a number; give an object"),
         ("type=jsonl,path=a,columns=text", "columns is 'text', text; give an object of roles"),
         ('{"type": "jsonl", "path": "a", "columns": {"repos": "x"}}', "did you mean 'repo'"),
