@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from data_prep import git_trees, hub, installed_python, on_disk, tables
+from data_prep import git_trees, hub, installed_python, layout, on_disk, tables
 from data_prep.document import RawFile
 from data_prep.source_options import checked
 from hugcoder.refusal import Refusal
@@ -89,7 +89,7 @@ def _parse_source(word: str) -> Source:
 def _base(place: str) -> str:
     if place in OPTIONS:
         return place
-    return os.path.basename(os.path.abspath(os.path.expanduser(place))) or place
+    return layout.own_name(os.path.expanduser(place))
 
 
 def _options(word: str) -> dict[str, Any]:
