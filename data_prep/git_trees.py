@@ -43,12 +43,13 @@ class Blob:
     reason: str
 
 
-def list_trees(path: str) -> Iterator[list[list]]:
+def list_trees(path: str, output_dir: Path | None = None) -> Iterator[list[list]]:
     """Chunks of the repository `path`, or of all that lie below it, in order of their paths.
 
+    Args: output_dir: a folder that is passed over, uncounted, though files in it are committed.
     Raises: Refusal when there is none, or nothing of any can be read.
     """
-    root = existing_folder(path)
+    root = existing_folder(path, output_dir)
     folders = layout.repositories_below(root, bare=True)
     if not folders:
         raise Refusal(
@@ -57,18 +58,23 @@ def list_trees(path: str) -> Iterator[list[list]]:
         )
     names = [layout.name_of(folder, root) for folder in folders]
     layout.log_found(root, names)
-    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names))
+    own = [output_dir and layout.place_in(output_dir, folder) for folder in folders]
+    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names, own))
     way_out = "commit something, clone without --filter, or use type=folder"
     usable = demand_usable(blobs, path, way_out)
     return in_chunks(([*vars(blob).values()], blob.size) for blob in usable)
 
 
-def _list_repository(folder: Path, repo: str) -> Iterator[Blob]:
-    """The files of one repository; when git cannot read it, that is said and counted."""
+def _list_repository(folder: Path, repo: str, own: Path | None) -> Iterator[Blob]:
+    """The files of one repository but those below `own`; when git cannot read it, that is said and
+    counted.
+    """
     git_dir = layout.git_dir_of(folder) or folder
     try:
         _demand_no_pipe(git_dir)
-        yield from _list_blobs(git_dir, repo)
+        for blob in _list_blobs(git_dir, repo):
+            if own is None or not Path(blob.path).is_relative_to(own):
+                yield blob
     except Unreadable as error:
         logger.warning("%s is passed over as %s: %s", folder, error.reason, error)
         yield Blob(str(git_dir), repo, "", "", 0, "", "", error.reason)

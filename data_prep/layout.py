@@ -74,6 +74,12 @@ def folders_at(root: Path, depth: int) -> list[Path]:
     return sorted(level)
 
 
+def place_in(folder: Path, root: Path) -> Path | None:
+    """Where `folder` lies below `root`, "." where they are one, links resolved; None elsewhere."""
+    inner, outer = (Path(os.path.realpath(place)) for place in (folder, root))
+    return inner.relative_to(outer) if inner.is_relative_to(outer) else None
+
+
 def is_pipe(file: Path) -> bool:
     """Whether opening this may wait for ever, or do something: a pipe or a device. A socket, as
     git's monitor of files has one, cannot be opened.

@@ -143,7 +143,7 @@ def collect(
 
     def tasks() -> Iterator[tuple[Chunk, Rules, Path]]:
         for source in sources:
-            for chunk in list_chunks(source):
+            for chunk in list_chunks(source, work.parent):
                 targets.append(work / f"{len(targets):06d}-{chunk.key(settings)}.parquet")
                 yield chunk, rules, targets[-1]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from data_prep.document import RawFile, Unreadable, reason_unread
 from data_prep.filters.lfs_pointer import MAX_BYTES, is_pointer
+from data_prep.layout import place_in
 from data_prep.on_disk import demand_usable
 from data_prep.rows import RowReader, as_items, row_reader
 from hugcoder.files import format_demanded
@@ -42,24 +43,25 @@ JSON_LINES = "JSON lines, compressed as its name says"
 Items = dict[str, Any]
 
 
-def list_parquet(options: dict[str, Any]) -> Iterator[Items]:
+def list_parquet(options: dict[str, Any], output_dir: Path | None = None) -> Iterator[Items]:
     """Chunks of parquet files. Raises: Refusal when there is none or a column is missing."""
-    return _list_files(options, (PARQUET,), _parquet_chunks)
+    return _list_files(options, (PARQUET,), _parquet_chunks, output_dir)
 
 
-def list_jsonl(options: dict[str, Any]) -> Iterator[Items]:
+def list_jsonl(options: dict[str, Any], output_dir: Path | None = None) -> Iterator[Items]:
     """Chunks of JSON lines files. Raises: Refusal when there is none or a field is missing."""
-    return _list_files(options, JSONL, _jsonl_chunks)
+    return _list_files(options, JSONL, _jsonl_chunks, output_dir)
 
 
 def _list_files(
     options: dict[str, Any],
     endings: tuple[str, ...],
     chunks_of: Callable[[Path, dict[str, Any]], Iterator[Items]],
+    output_dir: Path | None,
 ) -> Iterator[Items]:
     """The chunks of every file of a source, and at last one of the files that are passed over."""
     path = options["path"]
-    files, passed = _files(path, endings)
+    files, passed = _files(path, endings, output_dir)
     is_any, way_out = False, "give files that have rows and may be read"
     for file in files:
         try:
@@ -77,14 +79,22 @@ def _list_files(
         yield {"passed": [[raw.path, raw.reason] for raw in passed]}
 
 
-def _files(path: str, endings: tuple[str, ...]) -> tuple[list[Path], list[RawFile]]:
-    """The files that a path, a folder or a pattern stands for, by name, and what is passed over."""
+def _files(
+    path: str, endings: tuple[str, ...], output_dir: Path | None
+) -> tuple[list[Path], list[RawFile]]:
+    """The files that a path, a folder or a pattern stands for, by name, and what is passed over.
+
+    Args: output_dir: a folder of which nothing is either.
+    """
     place = os.path.expanduser(path)
     if os.path.isdir(place):
         files, passed = _files_below(place, endings)
     else:  # a file's own name may hold what a pattern is made of, as in a[1].jsonl
         names = [place] if os.path.isfile(place) else glob.glob(place, recursive=True)
         files, passed = sorted(Path(name) for name in names if os.path.isfile(name)), []
+    if output_dir:
+        files = [file for file in files if place_in(file, output_dir) is None]
+        passed = [raw for raw in passed if place_in(Path(raw.path), output_dir) is None]
     if not files and not passed:
         raise Refusal(
             f"sources: {path} stands for no file (a file, a folder of .{endings[0]} files or a "
