@@ -85,10 +85,13 @@ def is_pipe(file: Path) -> bool:
     git's monitor of files has one, cannot be opened.
     """
     try:
-        mode = os.stat(file).st_mode
+        status = os.stat(file)
     except (OSError, ValueError):
         return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    mode = status.st_mode
+    if stat.S_ISCHR(mode):  # a link to /dev/null switches a file of git off
+        return status.st_rdev != os.stat(os.devnull).st_rdev
+    return stat.S_ISFIFO(mode) or stat.S_ISBLK(mode)
 
 
 def own_name(folder: str | Path) -> str:

@@ -1,5 +1,7 @@
 """Rows that no good program writes: odd types, odd names, lines that are no rows."""
 
+import errno
+import io
 import json
 
 import numpy as np
@@ -78,6 +80,19 @@ def test_the_search_for_a_row_ends_and_says_where(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "SEARCH_BYTES", 1_000)
     (tmp_path / "a.jsonl").write_text("no row\n" * 1_000 + json.dumps(ROWS[0]))
     with pytest.raises(Refusal, match=r"should be, in its first 1,00\d bytes \(it begins with b'n"):
+        outcomes({"type": "jsonl", "path": str(tmp_path / "a.jsonl")})
+
+
+def test_a_dying_disk_is_no_damaged_file(tmp_path, monkeypatch):
+    """Symptom: the file was called cut or changed, with the advice to remove it."""
+
+    class Dying(io.BytesIO):
+        def readline(self, size: int = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]))
+    monkeypatch.setattr(tables, "_open", lambda file: Dying())
+    with pytest.raises(OSError, match="Input/output error"):
         outcomes({"type": "jsonl", "path": str(tmp_path / "a.jsonl")})
 
 
