@@ -9,10 +9,19 @@ from data_prep.languages import check_languages
 from data_prep.rows import KNOWN_COLUMNS
 from data_prep.sources import OPTIONS
 from hugcoder.corpus import REPOSITORY
+from hugcoder.ranges import BYTES, COUNT_OR_NONE, SEED, Range, check_ranges
 from hugcoder.refusal import Refusal
 
 HELD_OUT_FRACTION = 0.05
 HELD_OUT_REPOSITORIES = 1
+RANGES = {
+    "held_out_repositories": COUNT_OR_NONE,
+    "max_file_bytes": BYTES,
+    "max_bytes": Range(0, BYTES.high, is_whole=True),
+    "shard_bytes": BYTES,
+    "seed": SEED,
+    "num_workers": Range(0, 1_024, is_whole=True),  # each is a Python of some 100 MB
+}
 TYPES = "; ".join(
     f"{kind} ({', '.join(filter(None, (*options, 'name')))})" for kind, options in OPTIONS.items()
 )
@@ -100,12 +109,7 @@ class CorpusArguments:
             )
         if self.held_out:
             _check_named(self)
-        for name in ("held_out_repositories", "max_bytes", "num_workers"):
-            if getattr(self, name) < 0:
-                raise Refusal(f"{name} {getattr(self, name)} is negative; give 0 or more.")
-        for name in ("max_file_bytes", "shard_bytes"):
-            if getattr(self, name) < 1:
-                raise Refusal(f"{name} {getattr(self, name)} is too small; give 1 or more.")
+        check_ranges(self, RANGES)
         check_languages(self.languages)
 
     @property

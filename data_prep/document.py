@@ -15,7 +15,7 @@ from hugcoder.refusal import Refusal
 
 # What the system says of one file or folder alone, whatever the disk it lies on
 OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-OF_ONE_FILE |= {errno.ENAMETOOLONG, errno.EIO}
+OF_ONE_FILE |= {errno.ENAMETOOLONG}
 
 
 class Unreadable(Exception):

@@ -4,6 +4,7 @@ fetched for it, and nobody has to own it.
 Holds no knowledge of what is asked of it (data_prep.git_trees).
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from hugcoder.refusal import Refusal
 
 READ_BYTES = 1 << 20
 MISSING = "missing_object"
+NOT_RUN = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP}
 # A partial clone fetches what it lacks when it is asked for it, by a command that its config may
 # name. Two locks, for a git before 2.39.4 knows only the second.
 ENVIRONMENT = {
@@ -64,9 +66,14 @@ def start(
             stderr=errors or subprocess.DEVNULL,
             env=inherited | ENVIRONMENT,
         )
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in NOT_RUN:
+            raise
+        what = "is not installed"
+        if error.errno != errno.ENOENT:
+            what = f"is a program that may not or cannot be run ({error.strerror})"
         raise Refusal(
-            "sources: git is not installed; install it, or use type=folder, which needs none."
+            f"sources: git {what}; install it, or use type=folder, which needs none."
         ) from None
 
 
@@ -75,7 +82,7 @@ def records(git_dir: Path, *words: str) -> Iterator[bytes]:
 
     Raises: Unreadable with what git says when it fails.
     """
-    with tempfile.TemporaryFile() as errors:
+    with _temporary_file() as errors:
         process = start(git_dir, *words, errors=errors)
         rest = b""
         try:
@@ -92,14 +99,32 @@ def records(git_dir: Path, *words: str) -> Iterator[bytes]:
             yield rest
 
 
+def _temporary_file() -> IO[bytes]:
+    """Raises: Refusal where no folder takes one."""
+    try:
+        return tempfile.TemporaryFile()
+    except FileNotFoundError as error:  # Python names no file then
+        raise Refusal(
+            f"sources: git's complaints are kept in a temporary file ({error.strerror}); make room "
+            "in /tmp, or set TMPDIR to a folder that may be written."
+        ) from None
+
+
 def _unreadable(returncode: int, errors: bytes, git_dir: Path | str) -> Unreadable:
-    """Why git failed. Raises: Refusal when it was killed, which is no fault of the repository."""
+    """Why git failed. Raises: Refusal when it was killed or the disk fails, which is no fault of
+    the repository.
+    """
     if returncode == -signal.SIGKILL:
         raise Refusal(
             f"sources: git was killed while it read {git_dir}, most likely because memory ran out; "
             "run the same command to go on."
         )
     said = " ".join(errors.decode(errors="replace").split())[-200:]
+    if os.strerror(errno.EIO) in said:
+        raise Refusal(
+            f"sources: reading {git_dir} failed ({os.strerror(errno.EIO)}); see that its disk is "
+            "there, then run the same command to go on."
+        )
     if "promisor remote" in said or "not allowed" in said:  # a transport, by our environment
         said = "it is a partial clone and lacks folders of its HEAD; clone it without --filter"
         return Unreadable("unreadable_repository", said)

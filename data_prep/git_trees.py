@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -42,12 +43,13 @@ class Blob:
     reason: str
 
 
-def list_trees(path: str) -> Iterator[list[list]]:
+def list_trees(path: str, output_dir: Path | None = None) -> Iterator[list[list]]:
     """Chunks of the repository `path`, or of all that lie below it, in order of their paths.
 
+    Args: output_dir: a folder that is passed over, uncounted, though files in it are committed.
     Raises: Refusal when there is none, or nothing of any can be read.
     """
-    root = existing_folder(path)
+    root = existing_folder(path, output_dir)
     folders = layout.repositories_below(root, bare=True)
     if not folders:
         raise Refusal(
@@ -56,20 +58,39 @@ def list_trees(path: str) -> Iterator[list[list]]:
         )
     names = [layout.name_of(folder, root) for folder in folders]
     layout.log_found(root, names)
-    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names))
+    own = [output_dir and layout.place_in(output_dir, folder) for folder in folders]
+    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names, own))
     way_out = "commit something, clone without --filter, or use type=folder"
     usable = demand_usable(blobs, path, way_out)
     return in_chunks(([*vars(blob).values()], blob.size) for blob in usable)
 
 
-def _list_repository(folder: Path, repo: str) -> Iterator[Blob]:
-    """The files of one repository; when git cannot read it, that is said and counted."""
+def _list_repository(folder: Path, repo: str, own: Path | None) -> Iterator[Blob]:
+    """The files of one repository but those below `own`; when git cannot read it, that is said and
+    counted.
+    """
     git_dir = layout.git_dir_of(folder) or folder
     try:
-        yield from _list_blobs(git_dir, repo)
+        _demand_no_pipe(git_dir)
+        for blob in _list_blobs(git_dir, repo):
+            if own is None or not Path(blob.path).is_relative_to(own):
+                yield blob
     except Unreadable as error:
         logger.warning("%s is passed over as %s: %s", folder, error.reason, error)
         yield Blob(str(git_dir), repo, "", "", 0, "", "", error.reason)
+
+
+def _demand_no_pipe(git_dir: Path) -> None:
+    """Raises: Unreadable where git would open a pipe and wait for ever, or a device."""
+    named = git_dir
+    if git_dir.is_file():  # of a linked work tree or a submodule: "gitdir: <folder>"
+        with suppress(OSError), git_dir.open("rb") as stream:
+            line = os.fsdecode(stream.read(4_096)).removeprefix("gitdir:").strip()
+            named = git_dir.parent / line.replace("\0", "")
+    files = (Path(folder, name) for folder, _, names in os.walk(named) for name in names)
+    for file in (git_dir, *files):
+        if layout.is_pipe(file):
+            raise Unreadable("unreadable_repository", f"{file} is no file but a pipe or a device")
 
 
 def _list_blobs(git_dir: Path, repo: str) -> Iterator[Blob]:
@@ -108,14 +129,14 @@ def _left_out_folder(path: str, marked: set[str]) -> str:
 
 
 def _marked(git_dir: Path, commit: str) -> set[str]:
-    """The folders below the top of a tree that hold one of layout.MARKS."""
-    marked = set()
+    """The folders below the top of a tree that others' work is told by, from what they hold."""
+    telling, children = layout.MARKS | layout.BARE, defaultdict(set)
     for name in records(git_dir, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit):
         parts = os.fsdecode(name).split("/")
-        if not layout.MARKS.isdisjoint(parts[1:]):
-            position = next(i for i, part in enumerate(parts) if i and part in layout.MARKS)
-            marked.add("/".join(parts[:position]))
-    return marked
+        for position, part in enumerate(parts):
+            if position and part in telling:
+                children["/".join(parts[:position])].add(part)
+    return {folder for folder, names in children.items() if layout.is_left_out("", names)}
 
 
 def _lacking(git_dir: Path, commit: str) -> set[str]:

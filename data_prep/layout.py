@@ -7,6 +7,7 @@ part of it, other repositories too. Where there is no .git, `depth` says which f
 
 import logging
 import os
+import stat
 from collections.abc import Collection
 from pathlib import Path
 
@@ -73,10 +74,36 @@ def folders_at(root: Path, depth: int) -> list[Path]:
     return sorted(level)
 
 
+def place_in(folder: Path, root: Path) -> Path | None:
+    """Where `folder` lies below `root`, "." where they are one, links resolved; None elsewhere."""
+    inner, outer = (Path(os.path.realpath(place)) for place in (folder, root))
+    return inner.relative_to(outer) if inner.is_relative_to(outer) else None
+
+
+def is_pipe(file: Path) -> bool:
+    """Whether opening this may wait for ever, or do something: a pipe or a device. A socket, as
+    git's monitor of files has one, cannot be opened.
+    """
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return False
+    mode = status.st_mode
+    if stat.S_ISCHR(mode):  # a link to /dev/null switches a file of git off
+        return status.st_rdev != os.stat(os.devnull).st_rdev
+    return stat.S_ISFIFO(mode) or stat.S_ISBLK(mode)
+
+
+def own_name(folder: str | Path) -> str:
+    """The last part of a path; of a .git, that of the repository which it is of."""
+    path = Path(os.path.abspath(folder))
+    return (path.parent if path.name == ".git" else path).name or str(path)
+
+
 def name_of(folder: Path, root: Path) -> str:
     """What a repository is called: its path from `root`, or its own name when it is `root`."""
     path = os.path.relpath(folder, root)
-    name = os.path.basename(os.path.abspath(root)) if path == "." else path.replace(os.sep, "/")
+    name = own_name(root) if path == "." else path.replace(os.sep, "/")
     return name.removesuffix(".git")
 
 

@@ -79,21 +79,27 @@ def demand_usable(entries: Iterable[Found], place: str, way_out: str) -> Iterato
         raise Refusal(f"sources: {place} holds nothing that can be read ({found}); {way_out}.")
 
 
-def list_folder(path: str, repo: str = "", depth: int = 0) -> Iterator[list[list]]:
+def list_folder(
+    path: str, repo: str = "", depth: int = 0, output_dir: Path | None = None
+) -> Iterator[list[list]]:
     """Chunks of a folder: its repositories in order, and before them what lies in none of them,
     which is one repository of its own.
 
-    Args: repo: the name of all, as one repository; depth: see data_prep.layout, 0 looks for .git.
+    Args: repo: the name of all, as one repository; depth: see data_prep.layout, 0 looks for .git;
+    output_dir: a folder that is passed over, uncounted.
     Raises: Refusal when `path` is no folder, or nothing in it can be read.
     """
-    root = existing_folder(path)
+    root = existing_folder(path, output_dir)
+    own = [root / place] if output_dir and (place := layout.place_in(output_dir, root)) else []
     inner = [] if repo else _repositories_in(root, depth)
+    inner = [f for f in inner if not own or layout.place_in(f, own[0]) is None]
     name = repo or layout.name_of(root, root)
     names = [layout.name_of(folder, root) for folder in inner]
     layout.log_found(root, names or [name])
     if not repo and not inner and layout.may_hold_several(root):
         logger.info("%s: no folder has a .git; add depth=1 if each is a repository", root)
-    walks = [walk(root, name, skipped=inner), *map(walk, inner, names)]
+    walks = [walk(root, name, skipped=[*inner, *own])]
+    walks += [walk(folder, name, skipped=own) for folder, name in zip(inner, names, strict=True)]
     entries = itertools.chain.from_iterable(walks)
     usable = demand_usable(entries, path, "check its path and who may read it")
     return in_chunks((entry.as_list(), entry.size) for entry in usable)
@@ -106,14 +112,19 @@ def _repositories_in(root: Path, depth: int) -> list[Path]:
     return [] if found == [root] else found
 
 
-def existing_folder(path: str) -> Path:
-    """`path` as a Path without "~". Raises: Refusal when it is no folder, or may not be read."""
+def existing_folder(path: str, output_dir: Path | None = None) -> Path:
+    """`path` as a Path without "~".
+
+    Raises: Refusal when it is no folder, may not be read, or lies in `output_dir`.
+    """
     root = os.path.expanduser(path)
     if not os.path.isdir(root):
         what = "is a file, not a folder" if os.path.exists(root) else "does not exist"
         raise Refusal(f"sources: the folder {path} {what}; check its path.")
     if not os.access(root, os.R_OK | os.X_OK):
         raise Refusal(f"sources: the folder {path} may not be read; ask its owner, or copy it.")
+    if output_dir and layout.place_in(Path(root), output_dir):
+        raise Refusal(f"sources: the folder {path} lies in output_dir {output_dir}; give another.")
     return Path(root)
 
 

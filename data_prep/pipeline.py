@@ -143,7 +143,7 @@ def collect(
 
     def tasks() -> Iterator[tuple[Chunk, Rules, Path]]:
         for source in sources:
-            for chunk in list_chunks(source):
+            for chunk in list_chunks(source, work.parent):
                 targets.append(work / f"{len(targets):06d}-{chunk.key(settings)}.parquet")
                 yield chunk, rules, targets[-1]
 
@@ -201,12 +201,20 @@ def _chosen(table: FileTable, content: np.ndarray, arguments: CorpusArguments) -
 
 
 def _within(table: FileTable, stays: np.ndarray, arguments: CorpusArguments) -> np.ndarray:
-    """[N] whether a file is among the first max_bytes of those that stay, in hash order."""
+    """[N] whether a file is among the first max_bytes of those that stay, in hash order.
+
+    Raises: Refusal when none is.
+    """
     files = np.flatnonzero(stays)
     keys = [keyed_hash(arguments.seed, blob.tobytes()) for blob in table.blob[files]]
     order = files[np.argsort(np.array(keys, dtype="S16"), kind="stable")]
     fits = np.zeros(len(table), dtype=bool)
     fits[order[np.cumsum(table.size[order]) <= arguments.max_bytes]] = True
+    if not fits.any():
+        raise Refusal(
+            f"max_bytes {arguments.max_bytes:,} keeps nothing: the file that the seed takes first "
+            f"has {table.size[order[0]]:,} bytes; give more, or 0 to keep all."
+        )
     return fits
 
 

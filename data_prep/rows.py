@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep import licenses
 from data_prep.document import RawFile
+from data_prep.languages import EXTENSIONS
 from hugcoder.refusal import Refusal
 
 KNOWN_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -46,17 +47,26 @@ class RowReader:
             load=lambda: data,
             license=self._text(row, "license") or licenses.UNKNOWN,
             commit=self._text(row, "commit"),
-            language=(self.language or self._text(row, "language")).lower(),
+            language=self.language.lower() or self._language(row),
             reason=reason or ("" if repo else "no_repository"),
         )
 
     def _text(self, row: dict[str, Any], name: str) -> str:
         value = row.get(self.columns.get(name, ""))
         if isinstance(value, list):
-            return ", ".join(map(str, value))
-        if isinstance(value, bytes):  # what is no UTF-8 is found later, as of a file's name
-            return value.decode("utf-8", "surrogateescape")
-        return "" if value is None else str(value)
+            return ", ".join(map(_as_text, value))
+        return "" if value is None else _as_text(value)
+
+    def _language(self, row: dict[str, Any]) -> str:
+        """A language that the table of languages has, else nothing, and the path has to tell."""
+        name = self._text(row, "language").strip().lower()
+        return name if name in EXTENSIONS else ""
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):  # what is no UTF-8 is found later, as of a file's name
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
 
 
 def _data(value: Any) -> tuple[bytes, str]:

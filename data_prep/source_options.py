@@ -12,7 +12,9 @@ from data_prep.layout import MAX_DEPTH
 from data_prep.rows import KNOWN_COLUMNS
 from hugcoder.refusal import Refusal
 
-NUMBERS = {"depth": (1, MAX_DEPTH), "max_rows": (0, None)}  # the least and the most
+MAX_ROWS, MAX_DIGITS = 10**15, 4_000  # Python reads no number of 4,300 digits
+SHOWN = 60  # characters of a wrong value
+NUMBERS = {"depth": (1, MAX_DEPTH), "max_rows": (0, MAX_ROWS)}  # the least and the most
 FLAGS = ("stdlib", "stdlib_tests")
 
 
@@ -44,11 +46,24 @@ def _text(name: str, value: Any) -> str:
 
 def _number(name: str, value: Any) -> int:
     least, most = NUMBERS[name]
-    is_number = not isinstance(value, bool) and str(value).isascii() and str(value).isdigit()
-    if not is_number or int(value) < least or (most and int(value) > most):
-        limits = f"a number from {least} to {most}" if most else f"a number, {least} for all"
-        raise Refusal(f"sources: {name} is {value!r}; give {limits}.")
-    return int(value)
+    number = _whole_number(value)
+    if number is None or not least <= number <= most:
+        limits = f"a number from {least} to {most:,}" if least else "a number, 0 for all"
+        raise Refusal(f"sources: {name} is {_shown(value)}; give {limits}.")
+    return number
+
+
+def _whole_number(value: Any) -> int | None:
+    """What text or JSON says, None where that is no number from 0 on, or has too many digits."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit()
+    return int(value) if is_number and len(value) <= MAX_DIGITS else None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -11,9 +11,10 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from data_prep import git_trees, hub, installed_python, on_disk, tables
+from data_prep import git_trees, hub, installed_python, layout, on_disk, tables
 from data_prep.document import RawFile
 from data_prep.source_options import checked
 from hugcoder.refusal import Refusal
@@ -89,7 +90,7 @@ def _parse_source(word: str) -> Source:
 def _base(place: str) -> str:
     if place in OPTIONS:
         return place
-    return os.path.basename(os.path.abspath(os.path.expanduser(place))) or place
+    return layout.own_name(os.path.expanduser(place))
 
 
 def _options(word: str) -> dict[str, Any]:
@@ -127,26 +128,36 @@ def _without_doubles(word: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return options
 
 
-def list_chunks(source: Source) -> Iterator[Chunk]:
-    """The chunks of one source, in order. Raises: Refusal when the source is not there."""
-    for items in _list_items(source.type, source.options):
+def list_chunks(source: Source, output_dir: Path | None = None) -> Iterator[Chunk]:
+    """The chunks of one source, in order.
+
+    Args: output_dir: a folder of which nothing is taken, even when it lies in the source.
+    Raises: Refusal when the source is not there, or is a part of output_dir.
+    """
+    for items in _list_items(source.type, source.options, output_dir):
         yield Chunk(source.name, source.type, items)
 
 
-def _list_items(kind: str, options: dict[str, Any]) -> Iterator[Any]:
+def _list_items(kind: str, options: dict[str, Any], output_dir: Path | None) -> Iterator[Any]:
     """What the chunks of a source of this type hold."""
     if kind == "folder":
         return on_disk.list_folder(
-            options["path"], options.get("repo", ""), options.get("depth", 0)
+            options["path"], options.get("repo", ""), options.get("depth", 0), output_dir
         )
     if kind == "git":
-        return git_trees.list_trees(options["path"])
+        return git_trees.list_trees(options["path"], output_dir)
     if kind == "python":
         return installed_python.list_installed(options)
     if kind == "parquet":
-        return tables.list_parquet(options)
+        return tables.list_parquet(options, output_dir)
     if kind == "jsonl":
-        return tables.list_jsonl(options)
+        return tables.list_jsonl(options, output_dir)
+    dataset = options["dataset"]
+    if output_dir and os.path.isdir(dataset) and layout.place_in(output_dir, Path(dataset)):
+        raise Refusal(
+            f"sources: output_dir {output_dir} lies in the dataset {dataset}, which would be read "
+            "with it; give another."
+        )
     return hub.list_hub(options)
 
 

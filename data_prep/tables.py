@@ -18,6 +18,7 @@ from typing import Any
 
 from data_prep.document import RawFile, Unreadable, reason_unread
 from data_prep.filters.lfs_pointer import MAX_BYTES, is_pointer
+from data_prep.layout import place_in
 from data_prep.on_disk import demand_usable
 from data_prep.rows import RowReader, as_items, row_reader
 from hugcoder.files import format_demanded
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 CHUNK_BYTES = 64_000_000  # of parquet as it is uncompressed, or of JSON
 MAX_LINE_BYTES = 64_000_000  # a longer line of JSON is dropped and never in memory as a whole
 BATCH_ROWS = 64
-HEAD_LINES, HEAD_BYTES = 100, 4_000_000  # of a file of JSON, in which its fields are looked for
+HEAD_LINES, HEAD_BYTES = 100, 4_000_000  # from the first row on, in which fields are looked for
+SEARCH_BYTES = 256_000_000  # of a file of JSON, in which the first row has to begin
+FIRST_BYTES = 40  # of a file that holds no row, which are shown
 COMPRESSED = (".gz", ".zst", ".bz2")
 JSONL = tuple(
     name + compression for name in ("jsonl", "ndjson", "json") for compression in ("", *COMPRESSED)
@@ -40,24 +43,25 @@ JSON_LINES = "JSON lines, compressed as its name says"
 Items = dict[str, Any]
 
 
-def list_parquet(options: dict[str, Any]) -> Iterator[Items]:
+def list_parquet(options: dict[str, Any], output_dir: Path | None = None) -> Iterator[Items]:
     """Chunks of parquet files. Raises: Refusal when there is none or a column is missing."""
-    return _list_files(options, (PARQUET,), _parquet_chunks)
+    return _list_files(options, (PARQUET,), _parquet_chunks, output_dir)
 
 
-def list_jsonl(options: dict[str, Any]) -> Iterator[Items]:
+def list_jsonl(options: dict[str, Any], output_dir: Path | None = None) -> Iterator[Items]:
     """Chunks of JSON lines files. Raises: Refusal when there is none or a field is missing."""
-    return _list_files(options, JSONL, _jsonl_chunks)
+    return _list_files(options, JSONL, _jsonl_chunks, output_dir)
 
 
 def _list_files(
     options: dict[str, Any],
     endings: tuple[str, ...],
     chunks_of: Callable[[Path, dict[str, Any]], Iterator[Items]],
+    output_dir: Path | None,
 ) -> Iterator[Items]:
     """The chunks of every file of a source, and at last one of the files that are passed over."""
     path = options["path"]
-    files, passed = _files(path, endings)
+    files, passed = _files(path, endings, output_dir)
     is_any, way_out = False, "give files that have rows and may be read"
     for file in files:
         try:
@@ -75,14 +79,22 @@ def _list_files(
         yield {"passed": [[raw.path, raw.reason] for raw in passed]}
 
 
-def _files(path: str, endings: tuple[str, ...]) -> tuple[list[Path], list[RawFile]]:
-    """The files that a path, a folder or a pattern stands for, by name, and what is passed over."""
+def _files(
+    path: str, endings: tuple[str, ...], output_dir: Path | None
+) -> tuple[list[Path], list[RawFile]]:
+    """The files that a path, a folder or a pattern stands for, by name, and what is passed over.
+
+    Args: output_dir: a folder of which nothing is either.
+    """
     place = os.path.expanduser(path)
     if os.path.isdir(place):
         files, passed = _files_below(place, endings)
-    else:
-        named = (Path(name) for name in glob.glob(place, recursive=True))
-        files, passed = sorted(filter(os.path.isfile, named)), []
+    else:  # a file's own name may hold what a pattern is made of, as in a[1].jsonl
+        names = [place] if os.path.isfile(place) else glob.glob(place, recursive=True)
+        files, passed = sorted(Path(name) for name in names if os.path.isfile(name)), []
+    if output_dir:
+        files = [file for file in files if place_in(file, output_dir) is None]
+        passed = [raw for raw in passed if place_in(Path(raw.path), output_dir) is None]
     if not files and not passed:
         raise Refusal(
             f"sources: {path} stands for no file (a file, a folder of .{endings[0]} files or a "
@@ -181,24 +193,55 @@ def read_parquet(items: Items) -> Iterator[RawFile]:
     reader = RowReader(**items["reader"])
     columns = sorted(set(reader.columns.values()))
     path = Path(items["file"])
-    with _reading(path, PARQUET), pyarrow.parquet.ParquetFile(path) as file:
+    kind = pyarrow.large_binary()  # as which a dictionary is read without a look at its UTF-8
+    with _reading(path, PARQUET), pyarrow.parquet.ParquetFile(path, binary_type=kind) as file:
         batches = file.iter_batches(BATCH_ROWS, items["row_groups"], columns)
-        rows = (row for batch in batches for row in _as_bytes(batch).to_pylist())
+        rows = (row for batch in batches for row in _rows_of(batch))
         for index, row in enumerate(rows):
             position = f"{path.name}/{items['row_groups'][0]}/{index}"
             yield reader.raw_file(row, position)
 
 
-def _as_bytes(batch: Any) -> Any:
-    """A batch with bytes for its strings, so that one that is no UTF-8 ends nothing."""
-    import pyarrow
+def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a batch, with bytes for strings, so that one that is no UTF-8 ends nothing."""
+    columns = [_values_of(column.cast(_as_bytes(column.type))) for column in batch.columns]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(batch.schema.names, values, strict=True))
 
-    kinds = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
-    columns = [
-        column.cast(kinds[column.type]) if column.type in kinds else column
-        for column in batch.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+def _as_bytes(kind: Any) -> Any:
+    """The type of a column with bytes for strings, also in a dictionary or in lists."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _as_bytes(kind.value_type)
+    if types.is_list(kind) or types.is_fixed_size_list(kind):
+        return pyarrow.list_(_as_bytes(kind.value_type))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(_as_bytes(kind.value_type))
+    if types.is_string(kind):
+        return pyarrow.binary()
+    is_text = types.is_large_string(kind) or types.is_string_view(kind)
+    return pyarrow.large_binary() if is_text else kind
+
+
+def _values_of(column: Any) -> list[Any]:
+    """The values of a column as Python has them; of a time that Python does not know, its number,
+    and of what else cannot be told, nothing.
+    """
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError, KeyError):  # KeyError: an unknown time zone
+        return [_value_of(scalar) for scalar in column]
+
+
+def _value_of(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError, KeyError):
+        number = getattr(scalar, "value", None)
+        return number if isinstance(number, int) else None
 
 
 def _jsonl_chunks(file: Path, options: dict[str, Any]) -> Iterator[Items]:
@@ -214,25 +257,31 @@ def _jsonl_chunks(file: Path, options: dict[str, Any]) -> Iterator[Items]:
 def _fields_of(file: Path) -> list[str]:
     """The fields of the first rows of a file.
 
-    Raises: Unreadable when it has no lines, or none of its first ones is a row.
+    Raises: Unreadable when it has no lines, or none of those that are searched is a row.
     """
     names: dict[str, None] = {}
-    lines, num_bytes, first = 0, 0, b""
+    lines, num_bytes, searched, first, is_whole = 0, 0, 0, b"", True
     with _reading(file, JSON_LINES), _open(file) as stream:
-        while lines < HEAD_LINES and num_bytes < HEAD_BYTES:
+        while lines < HEAD_LINES and num_bytes < HEAD_BYTES and searched < SEARCH_BYTES:
             line = stream.readline(MAX_LINE_BYTES)
             if not line:
                 break
-            lines, num_bytes = lines + bool(line.strip()), num_bytes + len(line)
-            first = first or line.strip()
-            names |= dict.fromkeys(_parsed(line) or ())
+            is_start, is_whole = is_whole, line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
+            first = first or line.strip()[:FIRST_BYTES]
+            if is_start and is_whole:  # else it is a part of a line that is dropped as too large
+                names |= dict.fromkeys(_parsed(line) or ())
+            searched += len(line)
+            if names:
+                lines, num_bytes = lines + bool(line.strip()), num_bytes + len(line)
     if not first:
         raise Unreadable(EMPTY)
     if not names:
         hint = "has no line that is a JSON object, as each should be"
+        if searched >= SEARCH_BYTES:
+            hint += f", in its first {searched:,} bytes"
         if first.startswith(b"["):
             hint = "is a JSON list; write one object a line (jq -c '.[]' does)"
-        raise Unreadable(NOT_JSON_LINES, f"{hint} (it begins with {first[:40]!r})")
+        raise Unreadable(NOT_JSON_LINES, f"{hint} (it begins with {first!r})")
     return list(names)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal
+from hugcoder.refusal import BROKEN_DISK, NO_ACCESS, NO_ROOM, Refusal
 
 MANIFEST = "manifest.json"
 
@@ -121,7 +121,7 @@ def format_demanded(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS:
+        if isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS | BROKEN_DISK:
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise Refusal(

@@ -43,6 +43,7 @@ POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 SHARE = Range(0, 1)
 SEED = Range(0, 2**32, below=True, is_whole=True)  # what numpy takes
+BYTES = Range(1, 10**15, is_whole=True)  # sums of them fit 64 bits
 
 
 def check_ranges(settings: Any, ranges: Mapping[str, Range]) -> None:

@@ -240,8 +240,8 @@ class TokenStore:
         self.uids = table["uid"].to_numpy()
         self.lengths = table["num_tokens"].to_numpy()
         self.num_bytes = table["num_bytes"].to_numpy()
-        self.languages, self.language_names = _codes(table["language"])
-        self.sources, self.source_names = _codes(table["source"])
+        self.languages, self.language_names = _codes(table["language"], "languages")
+        self.sources, self.source_names = _codes(table["source"], "sources")
         self._check_index(shards, counts_said)
         counts = [shard.num_rows for shard in shards]
         self._first_document = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -284,7 +284,7 @@ class TokenStore:
             with format_demanded(path, "parquet"):
                 shards.append(pyarrow.parquet.read_table(path, columns=["repo"])["repo"])
         chunks = [chunk for shard in shards for chunk in shard.chunks]
-        return _codes(pyarrow.chunked_array(chunks, pyarrow.string()), np.int32)
+        return _codes(pyarrow.chunked_array(chunks, pyarrow.string()), "repositories", np.int32)
 
     @property
     def repos(self) -> np.ndarray:
@@ -345,8 +345,15 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
-def _codes(column, dtype: type = np.int16) -> tuple[np.ndarray, list[str]]:
+def _codes(column, what: str, dtype: type = np.int16) -> tuple[np.ndarray, list[str]]:
+    """Positions of the values and their names. Raises: Refusal for more than `dtype` counts."""
     encoded = column.combine_chunks().dictionary_encode()
+    num_names, most = len(encoded.dictionary), np.iinfo(dtype).max + 1
+    if num_names > most:
+        raise Refusal(
+            f"the token store has documents of {num_names:,} {what}, and {most:,} can be told "
+            "apart; make the corpus again with fewer."
+        )
     return encoded.indices.to_numpy().astype(dtype), encoded.dictionary.to_pylist()
 
 

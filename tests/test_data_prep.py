@@ -370,6 +370,12 @@ def test_max_bytes_keeps_a_subset_that_grows_with_it(tree, tmp_path):
     assert kept[10_000].keys() < kept[30_000].keys() < kept[0].keys()
 
 
+def test_max_bytes_in_which_no_file_fits_is_refused(tree, tmp_path):
+    """Symptom: ValueError: max_workers must be greater than 0."""
+    with pytest.raises(Refusal, match=r"max_bytes 20 keeps nothing: .* has \d+ bytes; give more"):
+        build_corpus(arguments(tree, tmp_path / "out", max_bytes=20, num_workers=2))
+
+
 def test_only_the_languages_asked_for_are_kept(tree, tmp_path):
     for number in range(12):
         (tree / f"repo_{number:02d}" / "notes.md").write_text(f"# Notes on number {number}\n")
@@ -407,8 +413,12 @@ def test_no_usable_file_is_refused_with_what_was_read(tmp_path):
             "held_out names what is held out, and held_out_repositories 3 says how much",
         ),
         ({"held_out": ["a", "a"], "held_out_repositories": 1}, "held_out names one twice"),
-        ({"held_out_repositories": -1}, "held_out_repositories -1 is negative"),
-        ({"max_file_bytes": 0}, "max_file_bytes 0 is too small"),
+        ({"held_out_repositories": -1}, "held_out_repositories -1 is out of range; give a whole"),
+        ({"max_file_bytes": 0}, "max_file_bytes 0 is out of range; give a whole number, 1 to"),
+        ({"max_bytes": -1}, "max_bytes -1 is out of range; give a whole number, 0 to 1,0"),
+        ({"shard_bytes": 10**30}, "shard_bytes 1000* is out of range; give a whole number, 1 to"),
+        ({"num_workers": 5_000}, "num_workers 5000 is out of range; give .* 0 to 1,024"),
+        ({"seed": 10**70}, "seed 1000* is out of range; give a whole number, 0 to below"),
         ({"languages": ["pyhton"]}, "'pyhton' is not a known language; did you mean 'python'"),
     ],
 )

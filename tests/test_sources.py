@@ -164,13 +164,25 @@ def test_what_others_wrote_is_left_out_and_counted_by_folder(tmp_path, kind):
         if name in OTHERS_WORK:  # listed before and after the file that tells
             (tmp_path / name).with_name("A.py").write_text(CODE)
             (tmp_path / name).with_name("z.py").write_text(CODE)
+    bare = ["tests/bare/HEAD", "tests/bare/objects/a.py", "tests/bare/refs/b.py"]
+    for name in [*bare, "half/HEAD", "half/objects/mine.py"]:  # a repository of git, and none
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(CODE)
     git(tmp_path, "init")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
     found = outcomes({"type": kind, "path": str(tmp_path)})
-    folders = ["venv", "tools/our env", "target", "old/lib/python3.9/site-packages", "conda"]
+    folders = [
+        "tests/bare",
+        "venv",
+        "tools/our env",
+        "target",
+        "old/lib/python3.9/site-packages",
+        "conda",
+    ]
     left_out = {f"{folder}/": "<folder_left_out>" for folder in [*folders, ".tox"]}
     mine = {"env/mine.py": CODE, "build/mine.py": CODE, "pyvenv.cfg": CODE}
+    mine |= {"half/HEAD": "<unknown_language>", "half/objects/mine.py": CODE}
     assert found == left_out | mine
 
 
@@ -223,17 +235,20 @@ def test_a_disk_that_is_full_is_told_with_the_file_that_was_written(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_an_error_that_the_next_file_meets_too_is_no_matter_of_one_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_an_error_that_the_next_file_meets_too_is_no_matter_of_one_file(
+    tmp_path, monkeypatch, number
+):
     (tmp_path / "a.py").write_text(CODE)
     parsed = parse_sources([f"type=folder,path={tmp_path}"])[0]
     (raw,) = [raw for chunk in list_chunks(parsed) for raw in read_chunk(chunk)]
 
     def gone(path: Path) -> bytes:
-        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(Path, "read_bytes", gone)
     raw = next(raw for chunk in list_chunks(parsed) for raw in read_chunk(chunk))
-    with pytest.raises(Refusal, match=r"reading .*a\.py failed \(Stale file handle\)"):
+    with pytest.raises(Refusal, match=rf"reading .*a\.py failed \({os.strerror(number)}\)"):
         examine(raw, "x", RULES)
 
 
@@ -313,6 +328,51 @@ def test_a_repository_that_git_cannot_read_is_counted_among_others(repository, c
     assert {raw.path for raw in found if raw.repo == "project"} > {"a.py", "windows.py"}
 
 
+@pytest.mark.parametrize("name", ["HEAD", "config", "packed-refs", "refs/heads/main"])
+@pytest.mark.parametrize("is_linked", [False, True], ids=["folder", "gitdir"])
+def test_a_pipe_in_a_repository_stops_nobody(repository, name, is_linked):
+    """Symptom: git opened it and waited for ever."""
+    other = repository.parent / "other"
+    git(repository.parent, "clone", str(repository), str(other))
+    (repository / ".git" / "hooks" / "pre-push").symlink_to(os.devnull)  # which does no harm
+    (other / ".git" / name).unlink(missing_ok=True)
+    os.mkfifo(other / ".git" / name)
+    if is_linked:
+        (other / ".git").rename(other / "elsewhere")
+        (other / ".git").write_text("gitdir: elsewhere\n")
+    found = raw_files({"type": "git", "path": str(repository.parent)})
+    reasons = {raw.repo: raw.reason for raw in found if not raw.path}
+    assert reasons == {"other": "unreadable_repository"}
+
+
+def test_a_git_folder_itself_is_named_by_its_repository(repository):
+    """Symptom: the repository had no name, and the source was called .git."""
+    place = f"{repository}/.git"
+    assert {raw.repo for raw in raw_files({"type": "git", "path": place})} == {"project"}
+    assert parse_sources([f"type=git,path={place}"])[0].name == "project"
+
+
+def test_a_git_that_may_not_be_run_is_refused(repository, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("no program")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for mode, words in ((0o644, "Permission denied"), (0o755, "Exec format error")):
+        (tmp_path / "bin" / "git").chmod(mode)
+        with pytest.raises(Refusal, match=rf"cannot be run \({words}\); install it, or use type=f"):
+            raw_files({"type": "git", "path": str(repository)})
+
+
+def test_no_folder_for_temporary_files_is_told(repository, monkeypatch):
+    def none() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(git_process.tempfile, "TemporaryFile", none)
+    with pytest.raises(
+        Refusal, match=r"No usable temporary .*\); make room in /tmp, or set TMPDIR"
+    ):
+        raw_files({"type": "git", "path": str(repository)})
+
+
 def test_a_clone_of_another_user_is_read(repository, monkeypatch):
     monkeypatch.setitem(git_process.ENVIRONMENT, "GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     environment = os.environ | {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
@@ -322,12 +382,25 @@ def test_a_clone_of_another_user_is_read(repository, monkeypatch):
     assert outcomes({"type": "git", "path": str(repository)})["a.py"] == CODE
 
 
-def test_git_that_is_killed_is_no_matter_of_one_repository(repository, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ("kill -9 $$", "git was killed while it read .*, most likely because"),
+        (
+            "echo fatal: a: Input/output error >&2; exit 128",
+            r"\(Input/output error\); see that its",
+        ),
+    ],
+    ids=["killed", "disk"],
+)
+def test_git_that_is_killed_is_no_matter_of_one_repository(
+    repository, tmp_path, monkeypatch, ends, words
+):
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "git").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{ends}\n")
     (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    with pytest.raises(Refusal, match=r"git was killed while it read .*, most likely because"):
+    with pytest.raises(Refusal, match=words):
         raw_files({"type": "git", "path": str(repository)})
 
 
@@ -603,7 +676,7 @@ def test_a_string_of_parquet_that_is_no_utf8_ends_nothing(tmp_path):
     assert found == {"a.py": CODE, "b.py": "<not_utf8>", "caf\udce9.py": "<name_not_utf8>"}
 
 
-@pytest.mark.parametrize("name", ["path", "repo", "license", "commit", "language"])
+@pytest.mark.parametrize("name", ["path", "repo", "license", "commit"])
 def test_a_row_whose_names_are_no_utf8_is_counted(tmp_path, name):
     row = {"content": CODE, "repo": "r", "path": "a.py", "language": "python"}
     rows = [row | {name: "cut \ud83d"}, row | {"path": "b.py"}]
@@ -697,6 +770,11 @@ def test_what_the_hubs_library_cannot_read_is_one_sentence(tmp_path, files, word
         ("type=folder,path=a,repo=", "repo is empty; give it a value or leave it out"),
         ("type=folder,path=a,path=b", "gives path twice; give it once"),
         ("type=folder,path=a,depth=0", "depth is '0'; give a number from 1 to 9"),
+        ("type=folder,path=a,depth=" + "1" * 5_000, r"depth is '1+\.\.\.; give a number from 1"),
+        (
+            '{"type": "folder", "path": "a", "depth": 1' + "0" * 4_000 + "}",
+            r"depth is 10+\.\.\.; give",
+        ),
         ('{"type": "jsonl", "path": "a", "columns": 5}', "columns is 5, a number; give an object"),
         ("type=jsonl,path=a,columns=text", "columns is 'text', text; give an object of roles"),
         ('{"type": "jsonl", "path": "a", "columns": {"repos": "x"}}', "did you mean 'repo'"),
