@@ -49,7 +49,7 @@ def test_any_value_of_a_number_parses_or_is_refused(group, name):
 @pytest.mark.parametrize(
     ("group", "words", "sentence"),
     [
-        (GenerateArguments, ["--temperature", "nan"], "temperature nan must be at least 0"),
+        (GenerateArguments, ["--temperature", "nan"], "temperature nan must be 0, or"),
         (GenerateArguments, ["--seed", "-1", "--temperature", "1"], "seed -1 is out of range"),
         (GenerateArguments, ["--seed", "3"], "seed 3 has no effect at temperature 0"),
         (EvaluationArguments, ["--seed", "-1"], "seed -1 is out of range; give a whole number, 0"),
