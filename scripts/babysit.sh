@@ -36,9 +36,14 @@ progress() {
     echo "$highest"
 }
 
-# What the run says about its end, if it said so in this attempt. Both times are the run folder's disk's.
+# Which status.json there is: each one that a run writes is a new file.
+written() { stat -c '%i %y' "$run/status.json" 2> /dev/null || true; }
+
+# What the run says about its end, if it said so in this attempt.
 status() {
-    [ "$run/status.json" -nt "$began" ] || return 0
+    local now
+    now=$(written)
+    if [ -z "$now" ] || [ "$now" = "$began" ]; then return 0; fi
     python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["status"])' "$run/status.json"
 }
 
@@ -54,7 +59,7 @@ trap 'pass_on INT' INT
 
 # A process group of its own (set -m), or the shell would make the child deaf to SIGINT.
 attempt() {
-    touch "$began"
+    began=$(written)
     set -m
     "$@" &
     child=$!
@@ -67,8 +72,7 @@ attempt() {
 }
 
 mkdir -p "$run"
-began=$run/.babysit-$$
-trap 'rm -f "$began"' EXIT
+began=
 restarts=0
 silent=0 # attempts in a row that ended before they wrote a status
 pause=$FIRST_PAUSE_SECONDS
