@@ -124,7 +124,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _from_rust(error: Exception) -> OSError | None:
     """The OSError that tokenizers and safetensors, written in Rust, tell in words only."""
-    is_rust = type(error) is Exception or type(error).__module__ == "safetensors_rust"
+    is_rust = type(error) is Exception or "safetensors" in type(error).__module__
     found = re.search(r"\(os error (\d+)\)", str(error)) if is_rust else None
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 

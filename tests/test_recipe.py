@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import processes
 import pytest
+from safetensors import SafetensorError
 
 from hugcoder.recipe import assignments, parse
 from hugcoder.refusal import Refusal, entry_point
@@ -413,6 +414,7 @@ def test_an_interrupted_program_ends_as_a_shell_expects():
         (OSError(errno.EMFILE, "", "/runs/a"), "raise the limit of open files"),
         (OSError(errno.EIO, "", "/runs/a"), "the disk or its connection fails"),
         (Exception("No space left on device (os error 28)"), "No space left on device: make room"),
+        (SafetensorError("I/O error: (os error 27)"), "File too large: make room"),
         (MemoryError("Unable to allocate 80 GiB"), "memory ran out (Unable to allocate 80 GiB)"),
         (RuntimeError("[x] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "memory ran out"),
         (Refusal("no model in a\nb\x1b[31m\udce9; give another."), r"a b\x1b[31m\udce9; give"),
