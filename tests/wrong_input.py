@@ -197,7 +197,7 @@ def flags(settings: dict[str, str | None]) -> list[str]:
 
 
 NO_NUMBERS = {"num_workers", "dataloader_num_workers", "dataloader_prefetch_factor"}
-NO_NUMBERS |= {"num_train_epochs", "max_steps"}  # what would start processes, or last
+NO_NUMBERS |= {"num_train_epochs", "max_steps", "num_spans"}  # what would start processes, or last
 SMALL_NUMBERS = [n for n in NUMBERS if n not in ("1e3", "1_000", "2147483648")]
 
 
