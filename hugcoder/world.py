@@ -9,6 +9,7 @@ is not as launched: `check_launch` at what the launcher said, before anything is
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,7 @@ UNSUPPORTED_PARALLELISM = {
 def check_launch(arguments: PretrainArguments) -> None:
     """Refuse what the launcher asked for and would not get, or says against the recipe."""
     _check_several_processes_were_started()
+    _check_deepspeed_is_launched()
     _check_parallelism()
     _check_fsdp_is_said_once(arguments)
     _check_fsdp_version(arguments)
@@ -58,6 +60,18 @@ def _check_several_processes_were_started() -> None:
             "accelerate was asked for several processes and started one (it starts several on CPUs "
             "only from distributed_type: MULTI_GPU, or with mpirun); take configs/ddp.yaml with "
             "--num_processes, or unset MASTER_ADDR if one process is what you want."
+        )
+
+
+def _check_deepspeed_is_launched() -> None:
+    """Without these, DeepSpeed takes the launcher for one of MPI and asks mpi4py."""
+    needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
+    if uses("DEEPSPEED") and missing and not find_spec("mpi4py"):
+        raise Refusal(
+            f"ACCELERATE_USE_DEEPSPEED is set, but not {', '.join(missing)}, as a launcher sets "
+            "them: start with accelerate launch --config_file configs/deepspeed.yaml, also for one "
+            "process, or unset it."
         )
 
 

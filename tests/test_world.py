@@ -32,6 +32,10 @@ def launched(tmp_path, monkeypatch):
     def launch(name: str, world: int = 2, **changes) -> None:
         for key, value in launch_environment(variant(tmp_path, name, **changes), world).items():
             monkeypatch.setenv(key, value)
+        if uses("DEEPSPEED"):
+            rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
+            for key, value in (rank | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}).items():
+                monkeypatch.setenv(key, value)
 
     return launch
 
@@ -40,6 +44,14 @@ def launched(tmp_path, monkeypatch):
 def test_our_own_files_are_as_they_should_be(arguments, launched, name):
     launched(name, world=1 if name == "cpu.yaml" else 8)
     check_launch(arguments)
+
+
+def test_deepspeed_without_a_launcher_is_refused(arguments, launched, monkeypatch):
+    """Symptom: DeepSpeed looked for an MPI launcher, and mpi4py is not installed."""
+    launched("deepspeed.yaml", world=1)
+    monkeypatch.delenv("RANK")
+    with pytest.raises(Refusal, match="but not RANK, as a launcher sets them: start with"):
+        check_launch(arguments)
 
 
 def test_several_processes_that_accelerate_would_not_start_are_refused(arguments, launched):
