@@ -126,7 +126,7 @@ def pretrain(
     trainer.add_callback(status)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if stop_requests.stopped:
-        removed = ", once that is removed," if stop_requests.stopped.startswith("file ") else ""
+        removed = " once that is removed," if stop_requests.stopped.startswith("file ") else ""
         logger.info(
             "stopped by %s;%s the same command goes on from here", stop_requests.stopped, removed
         )

@@ -91,7 +91,8 @@ def _unbalanced(shares: dict[str, float]) -> list[str]:
     """Languages that take more of a corpus than one would guess."""
     said = []
     name, share = next(iter(shares.items()), ("", 0.0))  # the largest stands first
-    if len(shares) > 1 and share > MAX_SHARE:
+    others = [one for one in shares.values() if one >= MIN_LANGUAGE_SHARE]
+    if len(others) > 1 and share > MAX_SHARE:
         said.append(
             f"{name} is {share:.0%} of the bytes; leave it out with --languages, or show it less "
             f"often in training, as with --mixture {shlex.quote(f'{name}=0.5')}"
@@ -132,7 +133,9 @@ def table_text(manifest: dict[str, Any]) -> str:
         _line("read", counts.read.files, counts.read.bytes),
     ]
     for reason, drops in counts.largest_reasons():
-        sample = f"   such as {drops.samples[0][-SAMPLE_SHOWN:]}" if drops.samples else ""
+        sample = drops.samples[0] if drops.samples else ""
+        cut = f"...{sample[-SAMPLE_SHOWN:]}" if len(sample) > SAMPLE_SHOWN else sample
+        sample = f"   such as {cut}" if sample else ""
         lines.append(_line(f"- {reason}", drops.files, drops.bytes) + sample)
     lines.append(_line("kept", counts.kept.files, counts.kept.bytes))
     for split, amount in manifest["splits"].items():

@@ -66,7 +66,8 @@ def _parse_source(word: str) -> Source:
     options = _options(word)
     kind = options.pop("type", None)
     if not isinstance(kind, str) or kind not in OPTIONS:
-        raise Refusal(f"sources: {word!r} has type {kind!r}; give one of {', '.join(OPTIONS)}.")
+        has = "no type" if kind is None else f"type {kind!r}"
+        raise Refusal(f"sources: {word!r} has {has}; give one of {', '.join(OPTIONS)}.")
     known = ("name", *filter(None, OPTIONS[kind]))
     for option in options:
         if option not in known:

@@ -149,9 +149,11 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     lines = list(_lines(results))
     yield from lines
     if any(NO_INTERVAL in line for line in lines):
+        by = results["settings"].get("held_out_by", corpus.REPOSITORY)
         yield (
-            f"{NO_INTERVAL}: one repository alone has such files or holes, and intervals come from "
-            "resampling repositories; hold out two or more"
+            f"{NO_INTERVAL}: one {by} alone has such files or holes, and intervals come from "
+            f"resampling {corpus.plural_of(by)}; hold out two or more, or raise max_documents or "
+            "num_spans"
         )
 
 

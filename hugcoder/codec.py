@@ -42,10 +42,10 @@ class Codec:
         self.folder = Path(folder)
         path = self.folder / "tokenizer.json"
         if not path.is_file():
-            raise Refusal(
-                f"there is no tokenizer in {self.folder} (no tokenizer.json); train one with "
-                "`python -m tokenizer`."
-            )
+            way_out = "train one with `python -m tokenizer`"
+            if (self.folder / "config.json").is_file():
+                way_out = "it is a model, whose own tokenizer must be copied into it"
+            raise Refusal(f"there is no tokenizer in {self.folder} (no tokenizer.json); {way_out}.")
         data = path.read_bytes()  # here, because tokenizers tells of no errno and of no path
         try:
             self._tokenizer = Tokenizer.from_buffer(data)

@@ -30,10 +30,11 @@ def manifest_of(corpus: Path) -> dict[str, Any]:
     manifest = read_manifest(corpus)
     if manifest is None or manifest.get("kind") != "corpus":
         found = "no manifest of one" if manifest is None else f"but a {manifest.get('kind')}"
-        raise Refusal(
-            f"{corpus} is not a complete corpus ({found}); make it with `python -m data_prep "
-            f"configs/corpora/quickstart.yaml --output_dir {corpus}`."
-        )
+        way_out = "give the folder that `python -m data_prep` made"
+        if manifest is None:
+            recipe = "configs/corpora/quickstart.yaml"
+            way_out = f"make it with `python -m data_prep {recipe} --output_dir {corpus}`"
+        raise Refusal(f"{corpus} is not a complete corpus ({found}); {way_out}.")
     with keys_demanded(corpus):
         files_of(manifest)
         manifest["fingerprint"][:1]  # a text

@@ -55,6 +55,8 @@ def export_checkpoint(
     """
     if newest := checkpoint.last_complete(source):
         raise Refusal(f"{source} is a run; give one of its checkpoints: the newest is {newest}.")
+    if (source / "run.json").is_file():
+        raise Refusal(f"{source} is a run without a complete checkpoint; there is none to export.")
     if reason := checkpoint.damage(source):
         raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
     if contents(output_dir):

@@ -264,6 +264,9 @@ def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:
                 f"unknown setting {words[start]!r} on {COMMAND_LINE}. "
                 f"{parser.suggestion(name.replace('-', '_'))}{as_value}"
             )
+        for word in values[0 if action.nargs == "?" else 1 :]:
+            if word.endswith((".yaml", ".yml")) and Path(from_anywhere(word)).is_file():
+                raise Refusal(f"{word} stands behind --{name}; recipes come first, then flags.")
         setting = checked_setting(action, values, COMMAND_LINE)
         if setting.name in settings:
             first = settings[setting.name].value

@@ -151,11 +151,13 @@ def manifest_of(store: Path) -> dict[str, Any]:
         corpus, output = (store, f"{store}-tokens") if is_corpus else ("CORPUS", store)
         found = "no manifest of one" if store.exists() else f"no folder {store.absolute()}"
         found = found if manifest is None else f"but a {manifest.get('kind')}"
-        raise Refusal(
-            f"{store} is not a complete token store ({found}); make it with "
-            f"`python -m data_prep tokenize --corpus {corpus} --tokenizer TOKENIZER --output_dir "
-            f"{output}`{', and give that' if is_corpus else ''}."
+        way_out = (
+            f"make it with `python -m data_prep tokenize --corpus {corpus} --tokenizer TOKENIZER "
+            f"--output_dir {output}`{', and give that' if is_corpus else ''}"
         )
+        if manifest is not None and not is_corpus:
+            way_out = "give the folder that `python -m data_prep tokenize` made"
+        raise Refusal(f"{store} is not a complete token store ({found}); {way_out}.")
     if manifest.get("format") != FORMAT:
         raise Refusal(
             f"{store} has format {manifest.get('format')}, this program reads {FORMAT}; delete it "

@@ -628,3 +628,13 @@ def test_an_empty_value_is_not_called_true_and_a_lone_dash_is_suggested_nothing(
         parsed("--num_rows=")
     with pytest.raises(Refusal, match="See --help"):
         parsed("--")
+
+
+@pytest.mark.parametrize(
+    "before", ["--spans=a=1", "--is_packed", "--num_rows=4"], ids=["list", "switch", "number"]
+)
+def test_a_recipe_behind_a_flag_is_told_where_it_belongs(recipe, before):
+    """Symptom: the flag took it for its value, and a setting that it holds was called missing."""
+    name = before.partition("=")[0]
+    with pytest.raises(Refusal, match=f"recipe.yaml stands behind {name}; recipes come first"):
+        parsed(*before.split("=", 1), recipe("num_rows: 9"))

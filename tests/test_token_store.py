@@ -14,7 +14,7 @@ from core_fixtures import make_store
 from data_prep import tokenize_corpus
 from data_prep.__main__ import main
 from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus
-from hugcoder.files import MANIFEST, read_manifest
+from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.refusal import Refusal
 from hugcoder.token_store import (
     LINE_BLOCK,
@@ -203,6 +203,9 @@ def test_a_folder_that_is_no_store_is_refused(corpus, tmp_path, folder):
 def test_a_corpus_in_place_of_a_store_is_told_where_its_store_goes(corpus, tmp_path):
     with pytest.raises(Refusal, match=rf"--corpus {corpus} .* --output_dir {corpus}-tokens`"):
         TokenStore(corpus, TRAIN)
+    write_json(tmp_path / "manifest.json", {"kind": "tokenizer"})
+    with pytest.raises(Refusal, match=r"but a tokenizer.*; give the folder that"):
+        TokenStore(tmp_path, TRAIN)
     with pytest.raises(Refusal, match=f"no folder {tmp_path}/none"):
         TokenStore(tmp_path / "none", TRAIN)
 
