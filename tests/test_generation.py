@@ -82,7 +82,7 @@ def test_a_folder_without_a_model_is_refused_with_what_was_looked_for(tmp_path):
         ("runs/on", "runs/one"),
         ("./runs/one/modle", "runs/one/model"),
         ("runs/one/checkpoint-5", None),
-        ("/nowhere/at/all", None),
+        ("/proc/nowhere/at/all", None),
     ],
 )
 def test_a_path_with_a_typing_mistake_is_refused_with_the_nearest(
