@@ -15,7 +15,7 @@ WORDS += ["%(default)s", "\x1b[31m", "$HOME", "~", "~nobody_here", "*", "in/*", 
 WORDS += ["a/b/c"]
 PLACES = ["in", "in/hole.py", "in/nowhere", "odd/empty", "odd/text.txt", "odd/broken", "odd/loop"]
 PLACES += ["odd/fifo", "odd/closed", "odd/closed.txt", "odd/binary", "in/hole.py/x", "/dev/null"]
-PLACES += ["/dev/full", "/proc/self/mem", "/nowhere/at/all", "odd/" + "n" * 300, ".", "..", "/"]
+PLACES += ["/dev/full", "/proc/self/mem", "/proc/nowhere/at", "odd/" + "n" * 300, ".", "..", "/"]
 PLACES += ["odd"]
 PLACES += ["in/model.json", "in/store", "in/corpus", "in/tokenizer", "in/run"]
 PLACES += ["in/run/checkpoint-1"]
@@ -169,9 +169,9 @@ WORLD_FAULTS: list[tuple[str, dict, list[str], bool]] = [
             ("MASTER_PORT", "x"),
             ("MASTER_ADDR", "nowhere.invalid"),
             ("CUDA_VISIBLE_DEVICES", "x"),
-            ("TMPDIR", "/nowhere"),
+            ("TMPDIR", "/proc/nowhere"),
             ("TMPDIR", "odd/closed"),
-            ("HOME", "/nowhere"),
+            ("HOME", "/proc/nowhere"),
             ("HOME", ""),
             ("COLUMNS", "x"),
             ("COLUMNS", "1"),
@@ -190,7 +190,7 @@ WORLD_FAULTS: list[tuple[str, dict, list[str], bool]] = [
             ("OMP_NUM_THREADS", "0"),
             ("OMP_NUM_THREADS", "-3"),
             ("HF_HUB_OFFLINE", "perhaps"),
-            ("HF_HOME", "/nowhere"),
+            ("HF_HOME", "/proc/nowhere"),
             ("HF_HOME", "odd/text.txt"),
             ("HF_DATASETS_CACHE", "odd/text.txt"),
             ("TRANSFORMERS_VERBOSITY", "perhaps"),
