@@ -13,6 +13,7 @@ import inspect
 import itertools
 import json
 import logging
+import os
 import re
 import sys
 import typing
@@ -190,7 +191,7 @@ def from_anywhere(word: str) -> str:
     begins with configs/, as the recipes name them, that of HugCoder where there is none here.
     """
     if word.startswith("~/"):
-        return str(Path(word).expanduser()) if Path("~").expanduser() != Path("~") else word
+        return os.path.expanduser(word)  # as it is where there is no home
     shipped = Path(__file__).parent.parent / word
     is_theirs = word.startswith("configs/") and not Path(word).exists() and shipped.exists()
     return str(shipped) if is_theirs else word
