@@ -4,7 +4,8 @@
     python export.py runs/x/checkpoint-1000 --output_dir out --dtype bfloat16
 
 Needs no GPU, and memory for one output file of 5 GB, or, from ZeRO-1 and ZeRO-2, for the whole
-model. The checkpoint is verified first and never changed. `hugcoder.export_weights` does the work.
+model. The checkpoint is verified first and never changed. `hugcoder.run.export_weights` does the
+work.
 A finished run needs none of this: its model is in RUN/model.
 """
 
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from hugcoder.export_weights import export_checkpoint
     from hugcoder.ownership import owned
+    from hugcoder.run.export_weights import export_checkpoint
 
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     with owned(Path(arguments.output_dir)):

@@ -5,7 +5,7 @@
     python generate.py runs/quickstart/model --infill notes.py     (with <FILL> and </FILL> in it)
 
 Only the new text goes to standard output; one line on standard error says how it went. The file is
-never changed. Holds where the hole is; `hugcoder.generation` makes and runs the prompt.
+never changed. Holds where the hole is; `hugcoder.generation.decoding` makes and runs the prompt.
 """
 
 import re
@@ -188,32 +188,32 @@ def main(argv: list[str] | None = None) -> None:
 
     from transformers.utils import logging as transformers_logging
 
-    from hugcoder import generation
-
     transformers_logging.disable_progress_bar()
-    model, codec = generation.load_checkpoint(arguments.model, arguments.device, arguments.dtype)
-    room = generation.prompt_room(model, arguments.max_new_tokens)
+    from hugcoder.generation import decoding
+
+    model, codec = decoding.load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    room = decoding.prompt_room(model, arguments.max_new_tokens)
     prompts = (
-        generation.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, limit)
+        decoding.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, limit)
         if hole
-        else generation.completion_prompt(codec, text, limit)
+        else decoding.completion_prompt(codec, text, limit)
         for limit in (sys.maxsize, room)
     )
     whole, prompt = prompts
     if len(prompt) < len(whole):
         print(
             f"context cut to {len(prompt):,} of {len(whole):,} tokens: the model has room for "
-            f"{generation.context_length(model):,}, of which max_new_tokens keeps "
+            f"{decoding.context_length(model):,}, of which max_new_tokens keeps "
             f"{arguments.max_new_tokens:,}",
             file=sys.stderr,
         )
-    ending = generation.ending_of(model, codec)
-    sampling = generation.Sampling(arguments.temperature, arguments.top_p, arguments.seed)
+    ending = decoding.ending_of(model, codec)
+    sampling = decoding.Sampling(arguments.temperature, arguments.top_p, arguments.seed)
 
     new_ids: list[int] = []
     start = time.perf_counter()
-    stream = generation.stream_tokens(model, prompt, ending, arguments.max_new_tokens, sampling)
-    for piece in generation.stream_text(codec, _recording(stream, new_ids), ending.stops):
+    stream = decoding.stream_tokens(model, prompt, ending, arguments.max_new_tokens, sampling)
+    for piece in decoding.stream_text(codec, _recording(stream, new_ids), ending.stops):
         sys.stdout.write(piece.replace("\n", hole.newline) if hole else piece)
         sys.stdout.flush()
     seconds = time.perf_counter() - start

@@ -18,25 +18,25 @@ from hugcoder.recipe import parse
 from hugcoder.refusal import EXIT_STOPPED, entry_point
 
 if TYPE_CHECKING:  # the modules themselves are loaded once the words are known to be right
-    from hugcoder.callbacks.hang_watchdog import HangWatchdog
-    from hugcoder.callbacks.stop_requests import StopSignals
-    from hugcoder.identity import Identity
-    from hugcoder.model import ModelSize
-    from hugcoder.rows import PackedRows
-    from hugcoder.run_status import RunStatus
+    from hugcoder.data.rows import PackedRows
+    from hugcoder.model.build import ModelSize
+    from hugcoder.run.callbacks.hang_watchdog import HangWatchdog
+    from hugcoder.run.callbacks.stop_requests import StopSignals
+    from hugcoder.run.identity import Identity
+    from hugcoder.run.run_status import RunStatus
 
 logger = logging.getLogger("train")
 
 
 def main(argv: list[str] | None = None) -> None:
-    from hugcoder.agreement import disband
-    from hugcoder.argument_checks import check_arguments
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.callbacks.hang_watchdog import HangWatchdog
-    from hugcoder.callbacks.stop_requests import listening, refuse_while_stopped
+    from hugcoder.engines.collectives import disband
+    from hugcoder.engines.world import check_launch
     from hugcoder.ownership import owned_by_rank_0
-    from hugcoder.run_status import kept_status
-    from hugcoder.world import check_launch
+    from hugcoder.pretraining.argument_checks import check_arguments
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.run.callbacks.hang_watchdog import HangWatchdog
+    from hugcoder.run.callbacks.stop_requests import listening, refuse_while_stopped
+    from hugcoder.run.run_status import kept_status
 
     # Parse and check
     start_logging()
@@ -76,15 +76,16 @@ def pretrain(
     model_args, data_args, training_args = groups
     from transformers import set_seed
 
-    from hugcoder import checkpoint, token_store
-    from hugcoder.agreement import disband
-    from hugcoder.callbacks.hang_watchdog import LONG_SECONDS
-    from hugcoder.callbacks.stop_requests import StopRequests
-    from hugcoder.data import load_codec, load_held_out, load_rows
-    from hugcoder.identity import run_identity
-    from hugcoder.model import build_model, check_model, measure_model
-    from hugcoder.trainer import PretrainTrainer
-    from hugcoder.training_data import corpora_of_run
+    from hugcoder.data import token_store
+    from hugcoder.data.training_data import corpora_of_run
+    from hugcoder.engines.collectives import disband
+    from hugcoder.model.build import build_model, check_model, measure_model
+    from hugcoder.pretraining.data import load_codec, load_held_out, load_rows
+    from hugcoder.pretraining.trainer import PretrainTrainer
+    from hugcoder.run import checkpoint
+    from hugcoder.run.callbacks.hang_watchdog import LONG_SECONDS
+    from hugcoder.run.callbacks.stop_requests import StopRequests
+    from hugcoder.run.identity import run_identity
 
     check_model(model_args)
 
@@ -151,9 +152,10 @@ def record_start(
     corpora: list[str],
 ) -> None:
     """Say what begins or goes on, in the log and, on rank 0, in run.json."""
-    from hugcoder import hardware, run_record
-    from hugcoder.identity import named
-    from hugcoder.training_data import tell_of_passes, training_data
+    from hugcoder import hardware
+    from hugcoder.data.training_data import tell_of_passes, training_data
+    from hugcoder.run import run_record
+    from hugcoder.run.identity import named
 
     _, data_args, training_args = groups
     tokens_per_step = rows.tokens_in(training_args.rows_per_step)
@@ -196,8 +198,8 @@ def start_logging() -> None:
     """One line a fact on rank 0, warnings from the other ranks."""
     from transformers.utils import logging as transformers_logging
 
-    from hugcoder.launched import launched_rank
-    from hugcoder.zero import silence_deprecated_collectives
+    from hugcoder.engines.launched import launched_rank
+    from hugcoder.engines.zero import silence_deprecated_collectives
 
     silence_deprecated_collectives()
     level = logging.INFO if launched_rank() == 0 else logging.WARNING

@@ -48,15 +48,15 @@ def main() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """One run of one mode, in each rank; rank 0 writes what it measured."""
-    from hugcoder.cpu_engines import prepare_cpu_engines
+    from hugcoder.engines.cpu_engines import prepare_cpu_engines
 
     prepare_cpu_engines()
     from transformers import TrainerCallback, set_seed
 
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.data import load_codec, load_rows
-    from hugcoder.model import build_model, measure_model
-    from hugcoder.trainer import PretrainTrainer
+    from hugcoder.model.build import build_model, measure_model
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.pretraining.data import load_codec, load_rows
+    from hugcoder.pretraining.trainer import PretrainTrainer
 
     model_args = ModelArguments(config_file=args.config_file)
     data_args = DataArguments(token_store=args.token_store, max_seq_length=128, held_out_rows=0)
@@ -122,7 +122,7 @@ def report(mode: str, found: dict) -> None:
 
 
 def verify(run: Path) -> None:
-    from hugcoder import checkpoint
+    from hugcoder.run import checkpoint
 
     folder = checkpoint.checkpoints_in(run)[-1]
     files = [path for path in folder.rglob("*") if path.is_file()]

@@ -154,12 +154,12 @@ def print_drift(results: dict[str, list[dict]], reference: list[float]) -> None:
 
 
 def child(args: argparse.Namespace) -> None:
-    from hugcoder.cpu_engines import prepare_cpu_engines
+    from hugcoder.engines.cpu_engines import prepare_cpu_engines
 
     prepare_cpu_engines()
     import torch
 
-    import hugcoder.trainer  # noqa: F401  all libraries, before memory is counted
+    import hugcoder.pretraining.trainer  # noqa: F401  all libraries, before memory is counted
     from hugcoder import hardware
 
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
@@ -180,9 +180,9 @@ def prepare(args: argparse.Namespace):
     """Model, settings and rows: the same in every process of every engine."""
     from transformers import set_seed
 
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.data import load_codec, load_rows
-    from hugcoder.model import build_model
+    from hugcoder.model.build import build_model
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.pretraining.data import load_codec, load_rows
 
     training = PretrainArguments(
         output_dir=str(Path(args.output) / "run"),
@@ -220,7 +220,7 @@ def bare_loop(args: argparse.Namespace) -> tuple[float, list[float]]:
     import torch
     import torch.nn.functional as F
 
-    from hugcoder.batch import PackedCollator
+    from hugcoder.data.batch import PackedCollator
 
     model, training, rows = prepare(args)
     device = training.device
@@ -266,8 +266,8 @@ def with_trainer(args: argparse.Namespace) -> tuple[float, list[float]]:
     """The same through PretrainTrainer, in the engine that the launcher chose."""
     from transformers import TrainerCallback
 
-    from hugcoder.model import measure_model
-    from hugcoder.trainer import PretrainTrainer
+    from hugcoder.model.build import measure_model
+    from hugcoder.pretraining.trainer import PretrainTrainer
 
     class StepClock(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -32,12 +32,12 @@ import numpy as np
 import torch
 
 import fim
-from hugcoder import corpus as corpora
-from hugcoder import token_store
-from hugcoder.codec import Codec
+from hugcoder.data import corpus as corpora
+from hugcoder.data import token_store
+from hugcoder.data.codec import Codec
+from hugcoder.data.rows import PADDING, PackedRows, RowSettings
+from hugcoder.data.token_store import TokenStore
 from hugcoder.files import write_json
-from hugcoder.rows import PADDING, PackedRows, RowSettings
-from hugcoder.token_store import TokenStore
 
 
 def main() -> None:

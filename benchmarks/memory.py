@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
-from hugcoder import corpus as corpora
+from hugcoder.data import corpus as corpora
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -63,14 +63,15 @@ def launch(args: argparse.Namespace) -> None:
 def run_rank(args: argparse.Namespace) -> None:
     """Run train.py up to the end of step 1 and print what it took."""
     import train
-    from hugcoder import model, random_init, trainer
+    from hugcoder.model import build, random_init
+    from hugcoder.pretraining import trainer
 
     if args.whole:
 
         def build_whole(*words, on_meta: bool, **settings):
             return random_init.build_random(*words, on_meta=False, **settings)
 
-        model.build_random = build_whole
+        build.build_random = build_whole
     trainer.PretrainTrainer = measured(trainer.PretrainTrainer, args)
     with tempfile.TemporaryDirectory() as folder:
         words = WORDS | {"config_file": args.config_file, "token_store": args.token_store}
@@ -108,8 +109,8 @@ def make_values(config_file: str) -> None:
     began = time.perf_counter()
     import torch
 
-    from hugcoder.model import read_config
-    from hugcoder.random_init import build_random
+    from hugcoder.model.build import read_config
+    from hugcoder.model.random_init import build_random
 
     torch.set_num_threads(1)
     imported, before = time.perf_counter(), peak()

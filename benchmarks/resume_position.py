@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hugcoder import checkpoint
 from hugcoder.files import MANIFEST
+from hugcoder.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 LATE = 1_000_000

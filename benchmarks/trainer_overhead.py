@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, set_seed
 
-from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
-from hugcoder.batch import PackedCollator
-from hugcoder.data import load_codec, load_rows
-from hugcoder.model import build_model, measure_model
-from hugcoder.trainer import PretrainTrainer
+from hugcoder.data.batch import PackedCollator
+from hugcoder.model.build import build_model, measure_model
+from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
+from hugcoder.pretraining.data import load_codec, load_rows
+from hugcoder.pretraining.trainer import PretrainTrainer
 
 WARM_STEPS = 5  # not timed
 

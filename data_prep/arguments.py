@@ -8,7 +8,7 @@ from typing import Literal
 from data_prep.languages import check_languages
 from data_prep.rows import KNOWN_COLUMNS
 from data_prep.sources import OPTIONS
-from hugcoder.corpus import REPOSITORY
+from hugcoder.data.corpus import REPOSITORY
 from hugcoder.ranges import BYTES, COUNT_OR_NONE, SEED, Range, check_ranges
 from hugcoder.refusal import Refusal
 

@@ -19,7 +19,7 @@ from data_prep.filters.by_name import by_name
 from data_prep.filters.lfs_pointer import lfs_pointer
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
-from hugcoder.corpus import COLUMNS
+from hugcoder.data.corpus import COLUMNS
 from hugcoder.files import atomic, read_object, write_json
 from hugcoder.refusal import NO_ROOM
 

@@ -34,7 +34,7 @@ from data_prep.split import (
 )
 from data_prep.table_of_files import FileTable, load_table, names_of_rows
 from data_prep.workers import run_tasks
-from hugcoder.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, check_files, fingerprint_of
+from hugcoder.data.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, check_files, fingerprint_of
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest, write_json
 from hugcoder.ownership import contents, owned
 from hugcoder.refusal import Refusal

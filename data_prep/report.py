@@ -10,7 +10,7 @@ from data_prep.counts import Counts
 from data_prep.languages import DATA_LIKE
 from data_prep.split import MIN_LANGUAGE_SHARE
 from data_prep.table_of_files import FileTable
-from hugcoder.corpus import FILE, HELD_OUT, REPOSITORY, TRAIN, held_out_by, plural_of
+from hugcoder.data.corpus import FILE, HELD_OUT, REPOSITORY, TRAIN, held_out_by, plural_of
 
 MEGABYTE = 1e6
 NAMES_SHOWN = 8

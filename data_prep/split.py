@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hugcoder.corpus import FILE, FOLDER, REPOSITORY, plural_of
+from hugcoder.data.corpus import FILE, FOLDER, REPOSITORY, plural_of
 from hugcoder.refusal import Refusal
 
 MIN_LANGUAGE_SHARE = 0.01  # of the bytes; no repository is held out for the sake of a rarer one

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hugcoder.corpus import REPOSITORY, unit_of
+from hugcoder.data.corpus import REPOSITORY, unit_of
 from hugcoder.files import format_demanded
 
 TEXT_COLUMNS = ("repo", "language", "license")

@@ -2,7 +2,7 @@
 
 Shards are encoded one by one, each after a look whether it is what the corpus's manifest says. A
 shard whose counts are there, and whose files have the sizes that these say, is not done again, so a
-killed run goes on where it was. The format itself is in `hugcoder.token_store`.
+killed run goes on where it was. The format itself is in `hugcoder.data.token_store`.
 """
 
 import logging
@@ -13,15 +13,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hugcoder import corpus as corpora
-from hugcoder import token_store
-from hugcoder.codec import Codec
+from hugcoder.data import corpus as corpora
+from hugcoder.data import token_store
+from hugcoder.data.codec import Codec
+from hugcoder.data.tokenizer_files import copy_tokenizer, files_in
 from hugcoder.file_table import FileTable, hash_files, missing_or_resized
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest, read_object, write_json
 from hugcoder.ownership import contents, owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
-from hugcoder.tokenizer_files import copy_tokenizer, files_in
 
 logger = logging.getLogger(__name__)
 

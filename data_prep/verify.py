@@ -9,12 +9,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hugcoder import checkpoint, codec, token_store
-from hugcoder import corpus as corpora
+from hugcoder.data import codec, token_store
+from hugcoder.data import corpus as corpora
 from hugcoder.file_table import FileTable, changed
 from hugcoder.files import MANIFEST, read_manifest
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint
 
 KINDS = "a corpus, a token store, a tokenizer, or a run's model or checkpoint-N folder"
 DESCRIPTION = (

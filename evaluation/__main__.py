@@ -21,17 +21,17 @@ from evaluation.arguments import EvaluationArguments
 from evaluation.documents import Document, choose_documents
 from evaluation.page import interval
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
-from hugcoder import corpus
+from hugcoder.data import corpus
+from hugcoder.data.training_data import corpora_of, training_data
 from hugcoder.files import write_json
 from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
-from hugcoder.training_data import corpora_of, training_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hugcoder.generation import CheckpointCodec
+    from hugcoder.generation.decoding import CheckpointCodec
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ NO_INTERVAL = "no interval"
 
 def results_path(arguments: EvaluationArguments) -> Path:
     """Where results.json goes. Raises: Refusal when a hub model has no place of its own."""
-    from hugcoder.generation import find_checkpoint
+    from hugcoder.generation.decoding import find_checkpoint
 
     folder = find_checkpoint(arguments.model)
     if arguments.output_dir:
@@ -86,7 +86,7 @@ def measure(
 ) -> dict[str, Any]:
     """The measured parts of results.json."""
     from evaluation import bits_per_byte, ends, infilling, middles
-    from hugcoder.generation import prompt_room
+    from hugcoder.generation.decoding import prompt_room
 
     spans = [span for kind in by_kind for span in by_kind[kind]]
     infilling.check_scorer(spans)
@@ -239,7 +239,7 @@ def evaluate(
     """
     from transformers.utils import logging as transformers_logging
 
-    from hugcoder.generation import find_checkpoint, load_checkpoint, prompt_room
+    from hugcoder.generation.decoding import find_checkpoint, load_checkpoint, prompt_room
 
     transformers_logging.disable_progress_bar()
     corpora = corpora_of(find_checkpoint(arguments.model))

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hugcoder.corpus import (
+from hugcoder.data.corpus import (
     HELD_OUT,
     REPOSITORY,
     held_out_by,

@@ -13,7 +13,12 @@ import numpy as np
 from evaluation.bootstrap import mean
 from evaluation.likelihood import score
 from evaluation.spans import BenchmarkSpan
-from hugcoder.generation import MIN_PROMPT_TOKENS, CheckpointCodec, arrange_prompt, context_length
+from hugcoder.generation.decoding import (
+    MIN_PROMPT_TOKENS,
+    CheckpointCodec,
+    arrange_prompt,
+    context_length,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

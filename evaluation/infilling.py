@@ -16,7 +16,7 @@ from rapidfuzz import fuzz
 from evaluation.bootstrap import mean
 from evaluation.floors import COMPLETIONS
 from evaluation.spans import BenchmarkSpan
-from hugcoder.generation import (
+from hugcoder.generation.decoding import (
     CheckpointCodec,
     complete_batch,
     ending_of,

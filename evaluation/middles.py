@@ -6,9 +6,9 @@ prompts alone as plain left-to-right text; these differ in nothing but the suffi
 longest prefix that fits, which says what the room that the suffix takes would have been worth.
 As a control both orders are scored with the suffix of another hole in place of the own one: a
 model that does not read the suffix loses nothing by that. Context is cut as
-`hugcoder.generation.trim_context` cuts it, to the length that generation gives a prompt (or to what
-a longer middle leaves). The end token after a middle is no text: its probability is reported apart,
-and at several lengths in `evaluation.ends`.
+`hugcoder.generation.prompts.trim_context` cuts it, to the length that generation gives a prompt (or
+to what a longer middle leaves). The end token after a middle is no text: its probability is
+reported apart, and at several lengths in `evaluation.ends`.
 """
 
 import math
@@ -20,7 +20,12 @@ import numpy as np
 from evaluation.bootstrap import estimate, mean
 from evaluation.likelihood import score
 from evaluation.spans import KINDS, BenchmarkSpan
-from hugcoder.generation import CheckpointCodec, arrange_prompt, context_length, kept_context
+from hugcoder.generation.decoding import (
+    CheckpointCodec,
+    arrange_prompt,
+    context_length,
+    kept_context,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +62,7 @@ def score_middles(
 ) -> MiddleScores:
     """Score the true middle of each span in every way.
 
-    Args: max_prompt_tokens: what stands before a middle, see `hugcoder.generation.prompt_room`.
+    Args: max_prompt_tokens: what stands before a middle, see `prompts.prompt_room`.
     """
     bits, stop_nats = {}, {}
     for way in WAYS:

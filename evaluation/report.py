@@ -21,7 +21,7 @@ from evaluation.report_scores import (
 )
 from evaluation.report_training import progress_warning, sentence, settings, training, usage
 from evaluation.run_files import RunFiles, read_run
-from hugcoder.corpus import TRAIN
+from hugcoder.data.corpus import TRAIN
 from hugcoder.files import atomic
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal

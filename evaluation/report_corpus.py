@@ -18,7 +18,7 @@ from evaluation.page import (
     tag,
 )
 from evaluation.run_files import RunFiles
-from hugcoder.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, held_out_by, plural_of
+from hugcoder.data.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, held_out_by, plural_of
 
 MAX_ROWS = 20  # of a table; what is beyond is summed into one row
 MAX_LICENSES = 10

@@ -24,7 +24,7 @@ from evaluation.page import (
 from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
 from evaluation.run_files import RunFiles
-from hugcoder.corpus import plural_of
+from hugcoder.data.corpus import plural_of
 
 MAX_REPOSITORIES = 100
 COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}

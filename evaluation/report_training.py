@@ -18,8 +18,8 @@ from evaluation.page import (
 )
 from evaluation.plots import BLUE, GREEN, ORANGE, SMALL, Curve, curves
 from evaluation.run_files import RunFiles
-from hugcoder.codec import Codec
-from hugcoder.corpus import TRAIN, plural_of
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import TRAIN, plural_of
 
 SNIPPET = """from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hugcoder import checkpoint, corpus, token_store
+from hugcoder.data import corpus, token_store
+from hugcoder.data.training_data import TrainingData, corpora_of_record, joined, training_data
 from hugcoder.files import MANIFEST, keys_demanded, read_object
 from hugcoder.refusal import Refusal
-from hugcoder.training_data import TrainingData, corpora_of_record, joined, training_data
+from hugcoder.run import checkpoint
 
 RECORD, METRICS, MEASURED = "run.json", "metrics.jsonl", "measure.json"
 RESULTS = Path("evaluation") / "results.json"

@@ -1,8 +1,8 @@
 """Names of models on the hub: what can be one, and whether the hub has it, answered soon.
 
 A local path with a typing mistake looks like a name of the hub, and where no network is there the
-libraries try for a minute. Holds no download; `hugcoder.pretrained` and `hugcoder.tokenizer_files`
-do that.
+libraries try for a minute. Holds no download; `hugcoder.model.pretrained` and
+`hugcoder.data.tokenizer_files` do that.
 """
 
 import difflib

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hugcoder.agreement import on_rank_0
+from hugcoder.engines.collectives import on_rank_0
 from hugcoder.refusal import EXIT_REFUSED, Refusal, program_name
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from pathlib import Path
 import processes
 import pytest
 
-from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN, fingerprint_of
+from hugcoder.data.corpus import COLUMNS, HELD_OUT, TRAIN, fingerprint_of
+from hugcoder.data.special_tokens import SPECIAL_TOKENS
 from hugcoder.file_table import hash_files
 from hugcoder.files import write_json
-from hugcoder.special_tokens import SPECIAL_TOKENS
 
 REPOSITORIES = {TRAIN: ("json", "email", "asyncio", "logging"), HELD_OUT: ("concurrent", "html")}
 MAX_FILE_BYTES = 40_000
@@ -141,7 +141,7 @@ def train_tokenizer(
 
 @pytest.fixture(scope="session")
 def tokenizer(corpus, tmp_path_factory) -> Path:
-    from hugcoder.corpus import read_corpus
+    from hugcoder.data.corpus import read_corpus
 
     texts = [row["content"] for row in read_corpus(corpus, TRAIN)]
     return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer", texts, 1024)
@@ -149,7 +149,7 @@ def tokenizer(corpus, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def codec(tokenizer):
-    from hugcoder.codec import Codec
+    from hugcoder.data.codec import Codec
 
     return Codec(tokenizer)
 

@@ -7,10 +7,10 @@ from conftest import corpus_row, write_corpus
 
 import fim
 from data_prep.tokenize_corpus import tokenize
-from hugcoder.codec import Codec
-from hugcoder.corpus import HELD_OUT, TRAIN
-from hugcoder.rows import PackedRows, RowSettings
-from hugcoder.token_store import TokenStore
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import HELD_OUT, TRAIN
+from hugcoder.data.rows import PackedRows, RowSettings
+from hugcoder.data.token_store import TokenStore
 
 
 def make_store(

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 
 import train
-from hugcoder import agreement
-from hugcoder.callbacks import hang_watchdog, stop_requests
-from hugcoder.callbacks.hang_watchdog import HangWatchdog
-from hugcoder.trainer import PretrainTrainer
+from hugcoder.engines import collectives
+from hugcoder.pretraining.trainer import PretrainTrainer
+from hugcoder.run.callbacks import hang_watchdog, stop_requests
+from hugcoder.run.callbacks.hang_watchdog import HangWatchdog
 
 HEALTHY_NORMS = [0.5 + 0.1 * (i % 50) for i in range(64)]  # enough for the guard to know a spike
 
@@ -113,7 +113,7 @@ def with_a_rank_asleep(argv: list[str]) -> None:
     """
     import ctypes
 
-    from hugcoder.rows import PackedRows
+    from hugcoder.data.rows import PackedRows
 
     given = json.loads(argv[0])
     item, feed = PackedRows.__getitem__, HangWatchdog.feed
@@ -144,7 +144,7 @@ def without_a_rank(argv: list[str]) -> None:
     holder, name = {
         "join": (train, "main"),
         "agree": (stop_requests, "refuse_while_stopped"),
-        "leave": (agreement, "disband"),
+        "leave": (collectives, "disband"),
     }[given["place"]]
     do = getattr(holder, name)
 

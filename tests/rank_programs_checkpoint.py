@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.distributed import checkpoint as sharded
 
 import train
-from hugcoder import checkpoint, checkpoint_saving
+from hugcoder.run import checkpoint, checkpoint_saving
 
 STEP_OF_ACCIDENT = 4
 

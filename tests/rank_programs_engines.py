@@ -55,8 +55,8 @@ def show_norms(argv: list[str]) -> None:
     import numpy as np
 
     import train
-    from hugcoder.gradient_guard import GradientGuard
-    from hugcoder.trainer import PretrainTrainer
+    from hugcoder.pretraining.trainer import PretrainTrainer
+    from hugcoder.run.gradient_guard import GradientGuard
 
     prepare, judge, trainers = PretrainTrainer._prepare_for_training, GradientGuard.judge, []
 
@@ -84,7 +84,7 @@ def show_norms(argv: list[str]) -> None:
 def train_unproved(argv: list[str]) -> None:
     """Run train.py without the isolation self-test."""
     import train
-    from hugcoder.callbacks import isolation_proof
+    from hugcoder.pretraining import isolation_proof
 
     isolation_proof.prove_isolation = lambda *_: "not proved"
     train.main(argv)
@@ -95,8 +95,8 @@ def check_a_whole_model(argv: list[str]) -> None:
     import torch
     from accelerate import Accelerator
 
-    from hugcoder.cpu_engines import prepare_cpu_engines
-    from hugcoder.world import check_sharding
+    from hugcoder.engines.cpu_engines import prepare_cpu_engines
+    from hugcoder.engines.world import check_sharding
 
     prepare_cpu_engines()
     is_fsdp = os.environ.get("ACCELERATE_USE_FSDP") == "true"
@@ -114,8 +114,8 @@ def show_signals(argv: list[str]) -> None:
 
 def show_batch_under_mpi(argv: list[str]) -> None:
     """Print how a global batch of 8 rows is shared in the environment that mpirun makes."""
-    from hugcoder.agreement import disband
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.engines.collectives import disband
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     ours = {"WORLD_SIZE": "SIZE", "RANK": "RANK", "LOCAL_RANK": "LOCAL_RANK"}
     for name, of_mpi in (ours | {"LOCAL_WORLD_SIZE": "LOCAL_SIZE"}).items():

@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_leaves
 def train_a_whole_model(argv: list[str]) -> None:
     """Run train.py with a model that each rank has in full before accelerate shards it."""
     import train
-    from hugcoder import model, random_init
+    from hugcoder.model import build, random_init
 
     def build_whole(*args, on_meta: bool, **kwargs):
         return random_init.build_random(*args, on_meta=False, **kwargs)
 
-    model.build_random = build_whole
+    build.build_random = build_whole
     train.main(argv)
 
 
@@ -35,8 +35,8 @@ def weigh_the_start(argv: list[str]) -> None:
     state included.
     """
     import train
-    from hugcoder import trainer
-    from hugcoder.shards import whole_shape
+    from hugcoder.engines.sharded_parameters import whole_shape
+    from hugcoder.pretraining import trainer
 
     def report(model) -> None:
         sizes = [whole_shape(parameter).numel() * 4 for parameter in model.parameters()]

@@ -15,7 +15,7 @@ def train_with_bad_gradients(argv: list[str]) -> None:
     from transformers import TrainerCallback
 
     import train
-    from hugcoder.trainer import PretrainTrainer
+    from hugcoder.pretraining.trainer import PretrainTrainer
 
     class Watch(TrainerCallback):
         def __init__(self, trainer):
@@ -68,7 +68,8 @@ def resume_through_universal(argv: list[str]) -> None:
     The arguments' settings are not put back behind the load, which would hide what it does to them.
     """
     import train
-    from hugcoder import hyperparameters, zero
+    from hugcoder.engines import zero
+    from hugcoder.run import hyperparameters
 
     zero.load_checkpoint = lambda engine, checkpoint, scratch: zero.load_resharded(
         engine, checkpoint, scratch / "scratch"
@@ -96,7 +97,7 @@ def show_saves(argv: list[str]) -> None:
 def export_without_gathering(argv: list[str]) -> None:
     """Run train.py with a final model that is left in shards."""
     import train
-    from hugcoder import zero
+    from hugcoder.engines import zero
 
     zero.gather_from_now_on = lambda engine: None
     train.main(argv)

@@ -38,7 +38,7 @@ def warm_up() -> None:
         "torch.distributed.checkpoint",
         "transformers",
         "deepspeed",
-        "hugcoder.trainer",
+        "hugcoder.pretraining.trainer",
         "train",
     ):
         import_module(name)

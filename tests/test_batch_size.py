@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from hugcoder.batch_size import rows_at_a_time
 from hugcoder.refusal import Refusal
+from hugcoder.run.batch_size import rows_at_a_time
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 8])

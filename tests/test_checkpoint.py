@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hugcoder import checkpoint
 from hugcoder.files import MANIFEST, atomic, write_json
-from hugcoder.identity import Identity
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint
+from hugcoder.run.identity import Identity
 
 IDENTITY = Identity({"tokenizer": "abc", "seed": 42, "fim_rate": 0.5, "mixture": {"go": 2.0}})
 WEIGHTS, SHARD, RANDOM = "model.safetensors", "shards/__1_0.distcp", "rng_state_0.pth"

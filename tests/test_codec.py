@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fim
-from hugcoder.codec import Codec
-from hugcoder.corpus import TRAIN, read_corpus
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import TRAIN, read_corpus
+from hugcoder.data.special_tokens import NUM_SPECIAL_TOKENS, SPECIAL_TOKENS
 from hugcoder.refusal import Refusal
-from hugcoder.special_tokens import NUM_SPECIAL_TOKENS, SPECIAL_TOKENS
 
 PROBES = [
     "",
@@ -83,7 +83,7 @@ def test_special_tokens_have_the_first_ids_and_stand_for_no_bytes(codec):
 
 def test_a_pickled_codec_of_a_checkpoint_stays_one(codec):
     """Symptom: in a data worker it encoded as a plain Codec, without what it knows of a family."""
-    from hugcoder.generation import CheckpointCodec
+    from hugcoder.generation.decoding import CheckpointCodec
 
     copy = pickle.loads(pickle.dumps(CheckpointCodec(codec.folder)))
     assert type(copy) is CheckpointCodec

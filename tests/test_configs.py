@@ -26,7 +26,7 @@ LAUNCHERS = ("run_ddp.sh", "run_deepspeed.sh", "run_fsdp.sh")
 
 
 def pretrain_groups():
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
 
     return [ModelArguments, DataArguments, PretrainArguments]
 
@@ -74,8 +74,8 @@ def test_a_recipe_takes_the_same_rows_a_step_on_any_number_of_processes(
 ):
     """Symptom: the quickstart took 8 rows a step on one process and 16 on two."""
     rows = yaml.safe_load(path.read_text())["global_batch_size"]
-    monkeypatch.setattr("hugcoder.arguments.launched_processes", lambda: processes)
-    monkeypatch.setattr("hugcoder.arguments.PretrainArguments.world_size", processes)
+    monkeypatch.setattr("hugcoder.pretraining.arguments.launched_processes", lambda: processes)
+    monkeypatch.setattr("hugcoder.pretraining.arguments.PretrainArguments.world_size", processes)
     training = parse_pretraining([str(path), *required(path, tmp_path)], monkeypatch)[-1]
     assert training.rows_per_step == rows
     assert training.per_device_train_batch_size <= training.rows_allowed
@@ -143,7 +143,7 @@ def test_a_model_config_has_the_size_of_its_name(name, parameters):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hugcoder.model import measure_model, read_config
+    from hugcoder.model.build import measure_model, read_config
 
     config = read_config(str(ROOT / f"configs/models/{name}.json"))
     config.vocab_size = 4096 if name == "tiny" else 49152

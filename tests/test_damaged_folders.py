@@ -16,8 +16,8 @@ from data_prep import tokenize_corpus
 from data_prep.__main__ import main as data_prep
 from data_prep.verify import verify
 from evaluation.documents import choose_documents
-from hugcoder import checkpoint, codec
-from hugcoder.corpus import (
+from hugcoder.data import codec
+from hugcoder.data.corpus import (
     HELD_OUT,
     SPLITS,
     TRAIN,
@@ -26,10 +26,11 @@ from hugcoder.corpus import (
     read_corpus,
     read_rows,
 )
+from hugcoder.data.token_store import TokenStore
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, write_json
 from hugcoder.refusal import Refusal
-from hugcoder.token_store import TokenStore
+from hugcoder.run import checkpoint
 from tokenizer.__main__ import is_kept
 from tokenizer.__main__ import main as tokenizer_main
 

@@ -20,7 +20,7 @@ from data_prep.pipeline import build_corpus
 from data_prep.report import table_text
 from data_prep.rows import KNOWN_COLUMNS
 from data_prep.sources import OPTIONS
-from hugcoder.corpus import COLUMNS, HELD_OUT, TRAIN, read_corpus, unit_of
+from hugcoder.data.corpus import COLUMNS, HELD_OUT, TRAIN, read_corpus, unit_of
 from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
 

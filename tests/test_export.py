@@ -14,9 +14,9 @@ from tiny_models import small_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import export
-from hugcoder import checkpoint
-from hugcoder.export_weights import complete_model, export_checkpoint, weight_shapes
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint
+from hugcoder.run.export_weights import complete_model, export_checkpoint, weight_shapes
 
 ENGINES = ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"]
 ENGINES += [pytest.param(f"deepspeed_zero{n}.yaml", marks=pytest.mark.slow) for n in (1, 2)]

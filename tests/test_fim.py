@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fim
-from hugcoder.corpus import TRAIN
-from hugcoder.packing import cut_documents
-from hugcoder.token_store import TokenStore
+from hugcoder.data.corpus import TRAIN
+from hugcoder.data.packing import cut_documents
+from hugcoder.data.token_store import TokenStore
 
 KINDS = tuple(fim.SpanMix.__dataclass_fields__)
 HOSTILE = "<fim_prefix>a<fim_suffix>b<fim_middle>c<|endoftext|><fim_pad><|im_end|>"

@@ -12,11 +12,11 @@ from tokenizers import models as tokenizer_models
 
 import fim
 import generate
-from hugcoder import checkpoint as checkpoints
-from hugcoder import generation
-from hugcoder.export_weights import export_checkpoint
 from hugcoder.files import write_json
+from hugcoder.generation import decoding
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint as checkpoints
+from hugcoder.run.export_weights import export_checkpoint
 
 TEXT = 'def read(path):\n    """Read."""\n    return path.read_text() + "\u00e9\u4e16\U0001f600"\n'
 
@@ -28,11 +28,11 @@ def run_folder(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(run_folder):
-    return generation.load_checkpoint(str(run_folder), "cpu")
+    return decoding.load_checkpoint(str(run_folder), "cpu")
 
 
 def ends_at(stops, forbidden=()):
-    return generation.Ending(frozenset(stops), frozenset(forbidden))
+    return decoding.Ending(frozenset(stops), frozenset(forbidden))
 
 
 def reference_greedy(model, prompt, ending, max_new_tokens):
@@ -52,8 +52,8 @@ def reference_greedy(model, prompt, ending, max_new_tokens):
 
 
 def test_a_run_folder_stands_for_its_model_folder(run_folder):
-    assert generation.find_checkpoint(str(run_folder)) == run_folder / "model"
-    assert generation.find_checkpoint(str(run_folder / "model")) == run_folder / "model"
+    assert decoding.find_checkpoint(str(run_folder)) == run_folder / "model"
+    assert decoding.find_checkpoint(str(run_folder / "model")) == run_folder / "model"
 
 
 def test_a_run_that_has_not_ended_is_refused_with_its_newest_checkpoint(tmp_path):
@@ -63,16 +63,16 @@ def test_a_run_that_has_not_ended_is_refused_with_its_newest_checkpoint(tmp_path
         whole = {"files": {}, "checksum": checkpoints._checksum({"files": {}})}
         write_json(folder / "manifest.json", whole)
     with pytest.raises(Refusal, match=r"has not ended, .* its newest checkpoint: .*checkpoint-10"):
-        generation.find_checkpoint(str(tmp_path))
+        decoding.find_checkpoint(str(tmp_path))
     with pytest.raises(Refusal, match=r"is a run; give one of .* the newest is .*checkpoint-10"):
         export_checkpoint(tmp_path, tmp_path / "exported")
 
 
 def test_a_folder_without_a_model_is_refused_with_what_was_looked_for(tmp_path):
     with pytest.raises(Refusal, match=r"neither .*config\.json nor .*model/config\.json exists"):
-        generation.find_checkpoint(str(tmp_path))
+        decoding.find_checkpoint(str(tmp_path))
     with pytest.raises(Refusal, match="there is no model at runs/absent"):
-        generation.find_checkpoint("runs/absent")
+        decoding.find_checkpoint("runs/absent")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_path_with_a_typing_mistake_is_refused_with_the_nearest(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("socket.getaddrinfo", lambda *words, **more: pytest.fail("asks the hub"))
     with pytest.raises(Refusal, match=f"no model at {name}") as caught:
-        generation.load_checkpoint(name)
+        decoding.load_checkpoint(name)
     assert str(caught.value).partition(" Did you mean ")[2] == (f"{near}?" if near else "")
 
 
@@ -108,12 +108,12 @@ def test_without_a_network_a_name_of_the_hub_is_refused_soon(tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     with pytest.raises(Refusal, match=r"hub cannot be reached .*Did you mean rund/model"):
-        generation.load_checkpoint("run/model")
+        decoding.load_checkpoint("run/model")
     assert 1 <= len(asked) <= 2
     asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(Refusal, match=r"no folder run/model, .* HF_HUB_OFFLINE forbids"):
-        generation.load_checkpoint("run/model")
+        decoding.load_checkpoint("run/model")
     assert not asked
 
 
@@ -126,24 +126,24 @@ def test_a_name_that_the_hub_does_not_know_is_refused(status, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     with pytest.raises(Refusal, match=rf"the hub gives no model some/body \(it says {status}\)"):
-        generation.load_checkpoint("some/body")
+        decoding.load_checkpoint("some/body")
 
 
 def test_a_name_with_one_slash_and_no_folder_is_a_hub_name():
-    assert generation.find_checkpoint("bigcode/starcoder2-3b") is None
+    assert decoding.find_checkpoint("bigcode/starcoder2-3b") is None
 
 
 def test_a_model_that_cannot_be_loaded_is_refused(run_folder, tmp_path):
     (tmp_path / "config.json").write_text((run_folder / "model" / "config.json").read_text())
     with pytest.raises(Refusal, match=r"cannot be loaded: .*model\.safetensors"):
-        generation.load_checkpoint(str(tmp_path), "cpu")
+        decoding.load_checkpoint(str(tmp_path), "cpu")
 
 
 def test_another_models_tokenizer_is_refused(tokenizer, tmp_path):
     folder = write_run(tmp_path, tokenizer) / "model"
     tiny_llama(vocab_size=512).save_pretrained(folder)
     with pytest.raises(Refusal, match="do not belong together"):
-        generation.load_checkpoint(str(folder), "cpu")
+        decoding.load_checkpoint(str(folder), "cpu")
 
 
 def test_only_ends_stop_and_sentinels_are_forbidden(checkpoint):
@@ -152,12 +152,12 @@ def test_only_ends_stop_and_sentinels_are_forbidden(checkpoint):
     other = tiny_llama()
     sentinels = {codec.special_ids[f"<fim_{name}>"] for name in ("prefix", "suffix", "middle")}
     other.generation_config.eos_token_id = [99, *sentinels]
-    ending = generation.ending_of(other, codec)
+    ending = decoding.ending_of(other, codec)
     names = ("<|endoftext|>", "<fim_pad>", "<file_sep>", "<repo_name>")
     assert ending.stops == {99} | {codec.special_ids[name] for name in names}
     assert ending.forbidden == sentinels
     other.generation_config.eos_token_id = 98
-    assert 98 in generation.ending_of(other, codec).stops
+    assert 98 in decoding.ending_of(other, codec).stops
 
 
 def test_a_byte_level_checkpoint_has_no_start_ids(checkpoint):
@@ -198,7 +198,7 @@ def spaced_codec(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("spaced")
     tokenizer.save(str(folder / "tokenizer.json"))
-    return generation.CheckpointCodec(folder)
+    return decoding.CheckpointCodec(folder)
 
 
 @pytest.mark.parametrize("text", [" a", "ab", "  ab  ", "\n\tab", "", "\u00e9 \U0001f600", TEXT])
@@ -210,7 +210,7 @@ def test_a_vocabulary_that_adds_spaces_gives_texts_back_unchanged(spaced_codec, 
 
 
 def test_a_family_with_a_start_token_gets_it_before_every_prompt(spaced_codec):
-    prompt = generation.infill_prompt(spaced_codec, "ab", "a", "psm", 100)
+    prompt = decoding.infill_prompt(spaced_codec, "ab", "a", "psm", 100)
     assert prompt[0] == 1
     assert prompt[1] == spaced_codec.special_ids["\u2581<PRE>"]
 
@@ -223,7 +223,7 @@ def test_an_infill_prompt_is_what_training_puts_before_a_middle(checkpoint, mode
     codec = checkpoint[1]
     prefix, suffix = codec.encode([TEXT[:20], TEXT[30:]])
     expected = codec.fim_ids.prompt(prefix, suffix, mode)
-    assert generation.infill_prompt(codec, TEXT[:20], TEXT[30:], mode, 1000) == expected
+    assert decoding.infill_prompt(codec, TEXT[:20], TEXT[30:], mode, 1000) == expected
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_trimming_keeps_the_end_of_the_prefix_and_the_start_of_the_suffix(
     num_prefix, num_suffix, kept
 ):
     prefix, suffix = list(range(num_prefix)), list(range(1000, 1000 + num_suffix))
-    got = generation.trim_context(prefix, suffix, 40)
+    got = decoding.trim_context(prefix, suffix, 40)
     assert got == (prefix[num_prefix - kept[0] :], suffix[: kept[1]])
 
 
 def test_a_long_prompt_fits_and_keeps_its_sentinels(checkpoint):
     codec = checkpoint[1]
-    prompt = generation.infill_prompt(codec, TEXT * 50, TEXT * 50, "psm", 64)
+    prompt = decoding.infill_prompt(codec, TEXT * 50, TEXT * 50, "psm", 64)
     assert len(prompt) == 64
     sentinels = codec.fim_ids.sentinels.values()
     assert [i for i in prompt if i in sentinels] == codec.fim_ids.prompt([], [], "psm")
@@ -248,18 +248,18 @@ def test_a_long_prompt_fits_and_keeps_its_sentinels(checkpoint):
 
 def test_a_sentinel_in_the_users_text_stays_text(checkpoint):
     codec = checkpoint[1]
-    prompt = generation.infill_prompt(codec, "a<fim_middle>", "<|endoftext|>", "psm", 100)
+    prompt = decoding.infill_prompt(codec, "a<fim_middle>", "<|endoftext|>", "psm", 100)
     assert sum(i in codec.special_ids.values() for i in prompt) == 3
 
 
 def test_no_room_for_a_prompt_is_refused(checkpoint):
     with pytest.raises(Refusal, match=r"max_new_tokens 250 leaves 6 tokens .* at most 240"):
-        generation.prompt_room(checkpoint[0], 250)
+        decoding.prompt_room(checkpoint[0], 250)
 
 
 def test_an_empty_prompt_is_refused(checkpoint):
     with pytest.raises(Refusal, match="the prompt is empty"):
-        generation.completion_prompt(checkpoint[1], "", 10)
+        decoding.completion_prompt(checkpoint[1], "", 10)
 
 
 # ---- generation ----------------------------------------------------------------------------------
@@ -273,23 +273,23 @@ def some_prompts(codec):
 def test_streaming_with_a_cache_equals_the_whole_sequence_again_and_again(checkpoint):
     model, codec = checkpoint
     for prompt in some_prompts(codec):
-        got = list(generation.stream_tokens(model, prompt, ends_at({0}), 24))
+        got = list(decoding.stream_tokens(model, prompt, ends_at({0}), 24))
         assert got == reference_greedy(model, prompt, ends_at({0}), 24)
 
 
 def test_a_forbidden_id_is_passed_over_for_the_next_likely_one(checkpoint):
     model, codec = checkpoint
     prompts = some_prompts(codec)
-    free = generation.complete_batch(model, prompts, ends_at({0}), 24, codec.pad)
+    free = decoding.complete_batch(model, prompts, ends_at({0}), 24, codec.pad)
     ending = ends_at({0}, {ids[3] for ids in free if len(ids) > 3})
     assert ending.forbidden
-    cut = generation.complete_batch(model, prompts, ending, 24, codec.pad)
+    cut = decoding.complete_batch(model, prompts, ending, 24, codec.pad)
     for prompt, ids in zip(prompts, cut, strict=True):
         assert not ending.forbidden & set(ids)
         assert ids == reference_greedy(model, prompt, ending, 24)
-        assert list(generation.stream_tokens(model, prompt, ending, 24)) == ids
-    hot = generation.Sampling(temperature=5.0)
-    drawn = list(generation.stream_tokens(model, prompts[0], ending, 200, hot))
+        assert list(decoding.stream_tokens(model, prompt, ending, 24)) == ids
+    hot = decoding.Sampling(temperature=5.0)
+    drawn = list(decoding.stream_tokens(model, prompts[0], ending, 200, hot))
     assert not ending.forbidden & set(drawn)
 
 
@@ -298,16 +298,16 @@ def test_a_batch_gives_what_each_prompt_gives_alone(checkpoint, make):
     model, codec = make(), checkpoint[1]
     prompts = some_prompts(codec)
     ending = ends_at({0})
-    alone = [list(generation.stream_tokens(model, prompt, ending, 24)) for prompt in prompts]
-    assert generation.complete_batch(model, prompts, ending, 24, codec.pad) == alone
+    alone = [list(decoding.stream_tokens(model, prompt, ending, 24)) for prompt in prompts]
+    assert decoding.complete_batch(model, prompts, ending, 24, codec.pad) == alone
 
 
 def test_a_stop_id_ends_its_own_row_only(checkpoint):
     model, codec = checkpoint
     prompts = some_prompts(codec)
-    free = generation.complete_batch(model, prompts, ends_at([]), 16, codec.pad)
+    free = decoding.complete_batch(model, prompts, ends_at([]), 16, codec.pad)
     stop = free[0][5]
-    cut = generation.complete_batch(model, prompts, ends_at({stop}), 16, codec.pad)
+    cut = decoding.complete_batch(model, prompts, ends_at({stop}), 16, codec.pad)
     expected = [row[: row.index(stop) + 1] if stop in row else row for row in free]
     assert cut == expected
     assert len(cut[0]) <= 6 < max(len(row) for row in cut)
@@ -316,7 +316,7 @@ def test_a_stop_id_ends_its_own_row_only(checkpoint):
 def test_rows_that_go_on_are_not_mixed_up_when_most_have_stopped(checkpoint):
     model, codec = checkpoint
     prompts = some_prompts(codec)
-    free = generation.complete_batch(model, prompts, ends_at([]), 16, codec.pad)
+    free = decoding.complete_batch(model, prompts, ends_at([]), 16, codec.pad)
 
     def third_ids_of_others(pair):
         return {row[2] for place, row in enumerate(free) if place not in pair}
@@ -326,7 +326,7 @@ def test_rows_that_go_on_are_not_mixed_up_when_most_have_stopped(checkpoint):
         pair for pair in pairs if not third_ids_of_others(pair) & {*free[pair[0]], *free[pair[1]]}
     )
     stops = third_ids_of_others(going_on)
-    cut = generation.complete_batch(model, prompts, ends_at(stops), 16, codec.pad)
+    cut = decoding.complete_batch(model, prompts, ends_at(stops), 16, codec.pad)
     assert [cut[place] for place in going_on] == [free[place] for place in going_on]
     assert free[going_on[0]][3:] != free[going_on[1]][3:]
     assert max(len(row) for place, row in enumerate(cut) if place not in going_on) <= 3
@@ -337,8 +337,8 @@ def test_draws_repeat_with_their_seed_and_differ_with_another(checkpoint):
     prompt = codec.encode([TEXT])[0]
 
     def draw(seed):
-        sampling = generation.Sampling(temperature=1.0, top_p=0.9, seed=seed)
-        return list(generation.stream_tokens(model, prompt, ends_at([]), 16, sampling))
+        sampling = decoding.Sampling(temperature=1.0, top_p=0.9, seed=seed)
+        return list(decoding.stream_tokens(model, prompt, ends_at([]), 16, sampling))
 
     assert draw(1) == draw(1) != draw(2)
 
@@ -346,7 +346,7 @@ def test_draws_repeat_with_their_seed_and_differ_with_another(checkpoint):
 def test_draws_follow_the_softmax_within_top_p():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(20_000, 4)
     generator = torch.Generator().manual_seed(0)
-    drawn = generation._choose(logits, generation.Sampling(0.5, 0.9), generator)
+    drawn = decoding._choose(logits, decoding.Sampling(0.5, 0.9), generator)
     kept = (logits[0] / 0.5).softmax(0)[:2]  # 0.86 alone is less than 0.9, the second crosses it
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert shares[2:].sum() == 0
@@ -356,7 +356,7 @@ def test_draws_follow_the_softmax_within_top_p():
 def test_a_tiny_top_p_is_greedy():
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    drawn = generation._choose(logits, generation.Sampling(1.0, 1e-6), generator)
+    drawn = decoding._choose(logits, decoding.Sampling(1.0, 1e-6), generator)
     assert drawn.tolist() == logits.argmax(-1).tolist()
 
 
@@ -364,7 +364,7 @@ def test_streamed_text_never_splits_a_character_and_leaves_out_specials(checkpoi
     codec = checkpoint[1]
     ids = codec.encode([TEXT])[0]
     special = codec.special_ids["<|im_start|>"]
-    pieces = list(generation.stream_text(codec, [*ids, special, 0, *ids], {0}))
+    pieces = list(decoding.stream_text(codec, [*ids, special, 0, *ids], {0}))
     assert "".join(pieces) == TEXT
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(pieces) > 10
@@ -374,7 +374,7 @@ def test_a_character_that_is_never_finished_is_not_streamed(checkpoint):
     codec = checkpoint[1]
     ids = codec.encode(["a\U0001f600"])[0]
     assert len(ids) > 2, "the character takes several tokens"
-    assert "".join(generation.stream_text(codec, ids[:-1], {0})) == "a"
+    assert "".join(decoding.stream_text(codec, ids[:-1], {0})) == "a"
 
 
 def test_ids_of_a_padded_vocabulary_stand_for_no_text(checkpoint):
@@ -470,9 +470,9 @@ def test_a_prompt_is_continued_on_stdout_with_one_line_on_stderr(run_folder, che
     model, codec = checkpoint
     generate.main([str(run_folder), "--prompt", TEXT, "--max_new_tokens", "12", "--device", "cpu"])
     out, err = capsys.readouterr()
-    ending = generation.ending_of(model, codec)
+    ending = decoding.ending_of(model, codec)
     ids = reference_greedy(model, codec.encode([TEXT])[0], ending, 12)
-    assert out == "".join(generation.stream_text(codec, ids, ending.stops))
+    assert out == "".join(decoding.stream_text(codec, ids, ending.stops))
     assert err.count("\n") == 1
     assert f"{len(ids)} tokens in " in err
     assert "stopped at " in err
@@ -485,7 +485,7 @@ def test_a_context_that_is_cut_is_told_with_both_lengths(
     path = write(tmp_path / "a.py", TEXT * 40)
     given = {"prompt": TEXT * 40, "prompt_file": path, "infill": f"{path}:5:1"}[kind]
     model, codec = checkpoint
-    room = generation.prompt_room(model, 4)
+    room = decoding.prompt_room(model, 4)
     generate.main([str(run_folder), f"--{kind}", str(given), "--max_new_tokens", "4"])
     told = re.search(r"context cut to ([\d,]+) of ([\d,]+) tokens", capsys.readouterr().err)
     kept, whole = (int(number.replace(",", "")) for number in told.groups())
@@ -498,8 +498,8 @@ def test_a_context_that_is_cut_is_told_with_both_lengths(
 def test_a_prompt_may_begin_with_dashes(text, run_folder, checkpoint, capsys):
     model, codec = checkpoint
     generate.main([str(run_folder), "--prompt", text, "--max_new_tokens", "4", "--device", "cpu"])
-    ids = reference_greedy(model, codec.encode([text])[0], generation.ending_of(model, codec), 4)
-    assert capsys.readouterr().out == "".join(generation.stream_text(codec, ids, {0}))
+    ids = reference_greedy(model, codec.encode([text])[0], decoding.ending_of(model, codec), 4)
+    assert capsys.readouterr().out == "".join(decoding.stream_text(codec, ids, {0}))
 
 
 def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, capsys, monkeypatch):
@@ -512,12 +512,12 @@ def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, c
         prompts.append(prompt)
         return iter(answer)
 
-    monkeypatch.setattr(generation, "stream_tokens", fake)
+    monkeypatch.setattr(decoding, "stream_tokens", fake)
     generate.main([str(run_folder), "--infill", f"{path}:2:1", "--device", "cpu"])
     out, err = capsys.readouterr()
     assert out == "a\r\nb\r\n"
     assert "stopped at <|endoftext|>" in err
-    assert prompts == [generation.infill_prompt(codec, "x = 1\n", "y = 2\n", "psm", CONTEXT - 128)]
+    assert prompts == [decoding.infill_prompt(codec, "x = 1\n", "y = 2\n", "psm", CONTEXT - 128)]
 
 
 def test_the_help_says_how_positions_are_counted(capsys):
@@ -540,5 +540,5 @@ def test_a_prompt_file_is_read(run_folder, tmp_path, capsys):
 def test_a_complete_local_folder_needs_no_network(run_folder):
     config = json.loads((run_folder / "model" / "config.json").read_text())
     assert config["max_position_embeddings"] == CONTEXT
-    model, _ = generation.load_checkpoint(str(run_folder / "model"), "cpu", "bfloat16")
+    model, _ = decoding.load_checkpoint(str(run_folder / "model"), "cpu", "bfloat16")
     assert model.dtype == torch.bfloat16

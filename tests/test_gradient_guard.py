@@ -8,8 +8,8 @@ import pytest
 import torch
 from run_in_ranks import assert_same_weights, losses, metrics_of, model_of
 
-from hugcoder.gradient_guard import ENOUGH, WINDOW, GradientGuard, guard_optimizer
 from hugcoder.refusal import Refusal
+from hugcoder.run.gradient_guard import ENOUGH, WINDOW, GradientGuard, guard_optimizer
 
 
 def guard_with(norms, sigmas: float = 6.0, max_skipped: int = 10) -> GradientGuard:
@@ -220,7 +220,7 @@ def test_a_fused_loss_is_logged_alike(tiny):
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence(tmp_path, changes, sentence):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     with pytest.raises(Refusal, match=sentence):
         PretrainArguments(output_dir=str(tmp_path), **changes)

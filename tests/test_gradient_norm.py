@@ -9,8 +9,8 @@ import torch
 from ranks import World
 from run_in_ranks import TinyRun, metrics_of, model_of
 
-from hugcoder import gradient_norm
-from hugcoder.loss_sums import LossSums
+from hugcoder.engines import gradient_norm
+from hugcoder.run.loss_sums import LossSums
 
 LARGE = 3 * 2**20 + 7  # numbers of a tensor of which torch's float32 norm is 2e-4 off
 

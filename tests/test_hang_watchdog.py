@@ -7,10 +7,10 @@ from run_in_ranks import status_of
 from test_ownership import holder
 from transformers import TrainerState
 
-from hugcoder import agreement
-from hugcoder.callbacks.hang_watchdog import FIRST_STEP_SECONDS, LONG_SECONDS, HangWatchdog
+from hugcoder.engines import collectives
 from hugcoder.ownership import OWNER
 from hugcoder.refusal import Refusal
+from hugcoder.run.callbacks.hang_watchdog import FIRST_STEP_SECONDS, LONG_SECONDS, HangWatchdog
 
 PATIENT = {"hang_timeout_minutes": 5}  # until step 1 has ended
 
@@ -96,7 +96,7 @@ def test_work_of_unknown_length_has_a_longer_allowance(tmp_path):
     watchdog = HangWatchdog(tmp_path, 60.0, 0)
     assert watchdog._limit == 60
     watchdog.at("while reading the checkpoint", LONG_SECONDS)
-    assert watchdog._limit == agreement.PATIENCE_SECONDS
+    assert watchdog._limit == collectives.PATIENCE_SECONDS
     watchdog.at("while preparing the model", FIRST_STEP_SECONDS)
     assert watchdog._limit == 20 * 60
     watchdog.feed(TrainerState())
@@ -121,7 +121,7 @@ def test_a_run_that_ends_well_or_in_an_error_leaves_no_stacks_and_no_watch(tiny)
 
 
 def test_a_timeout_that_collectives_would_forestall_is_refused(tmp_path):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     with pytest.raises(Refusal, match="hang_timeout_minutes 30 is not below ddp_timeout 1800 s"):
         PretrainArguments(output_dir=str(tmp_path), hang_timeout_minutes=30)

@@ -5,7 +5,7 @@ import math
 import pytest
 from run_in_ranks import metrics_of
 
-from hugcoder.held_out import Score
+from hugcoder.pretraining.held_out import Score
 
 SCORES = ("eval/loss", "eval/bits_per_byte", "eval/middle_loss", "eval/middle_bits_per_byte")
 SCORED = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 2, "global_batch_size": 4}

@@ -3,7 +3,7 @@
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from hugcoder.hyperparameters import put_back, settings_of
+from hugcoder.run.hyperparameters import put_back, settings_of
 
 
 def make(learning_rate: float, weight_decay: float, length: int):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hugcoder.identity import Identity, run_identity
 from hugcoder.refusal import Refusal
+from hugcoder.run.identity import Identity, run_identity
 
 STORE = {"tokenizer_sha256": "t" * 64, "corpus_fingerprint": "c" * 64}
 CONFIG = {

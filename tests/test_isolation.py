@@ -14,16 +14,16 @@ from test_rows import units_of
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.neftune import activate_neftune
 
-from hugcoder import random_state
-from hugcoder.batch import PackedCollator, boundaries
-from hugcoder.corpus import TRAIN
-from hugcoder.isolation import prove_isolation
-from hugcoder.loss import loss_by_kind
-from hugcoder.model import awake
+from hugcoder.data.batch import PackedCollator, boundaries
+from hugcoder.data.corpus import TRAIN
+from hugcoder.data.rows import IGNORED, PADDING
+from hugcoder.data.token_store import TokenStore
+from hugcoder.model.build import awake
+from hugcoder.model.residual import writes_to_residual
+from hugcoder.pretraining.isolation import prove_isolation
+from hugcoder.pretraining.loss import loss_by_kind
 from hugcoder.refusal import Refusal
-from hugcoder.residual import writes_to_residual
-from hugcoder.rows import IGNORED, PADDING
-from hugcoder.token_store import TokenStore
+from hugcoder.run import random_state
 
 SHAPE = {
     "hidden_size": 64,

@@ -5,10 +5,17 @@ import torch
 from core_fixtures import make_rows
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from hugcoder.corpus import TRAIN
-from hugcoder.loss import loss_by_kind, token_losses
-from hugcoder.rows import FIM_CONTEXT, FIM_MIDDLE, IGNORED, LEFT_TO_RIGHT, NUM_LOSS_KINDS, PADDING
-from hugcoder.token_store import TokenStore
+from hugcoder.data.corpus import TRAIN
+from hugcoder.data.rows import (
+    FIM_CONTEXT,
+    FIM_MIDDLE,
+    IGNORED,
+    LEFT_TO_RIGHT,
+    NUM_LOSS_KINDS,
+    PADDING,
+)
+from hugcoder.data.token_store import TokenStore
+from hugcoder.pretraining.loss import loss_by_kind, token_losses
 
 VOCAB_SIZE = 1024
 

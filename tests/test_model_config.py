@@ -7,7 +7,7 @@ import pytest
 from tiny_models import MODEL_TYPES, SMALL_TYPES, small_config
 from transformers import CONFIG_MAPPING
 
-from hugcoder.model_config import check_config, read_config
+from hugcoder.model.config import check_config, read_config
 from hugcoder.refusal import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ import pytest
 from test_sources import CODE, ROWS, outcomes, raw_files
 
 from data_prep import tables
+from hugcoder.data.token_store import _codes
 from hugcoder.refusal import Refusal
-from hugcoder.token_store import _codes
 
 PLAIN = {"content": [CODE, CODE], "repo": ["r", "r"], "path": ["a.py", "b.py"]}
 

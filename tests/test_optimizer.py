@@ -9,7 +9,7 @@ from torch.optim import _muon
 from transformers import AutoConfig, AutoModelForCausalLM, get_scheduler
 
 from hugcoder import hardware
-from hugcoder.optimizer import (
+from hugcoder.pretraining.optimizer import (
     MuonWithAdamW,
     hidden_matrices,
     make_muon,

@@ -21,9 +21,10 @@ from run_in_ranks import losses, metrics_of, status_of
 
 from data_prep.__main__ import main as data_prep
 from evaluation.__main__ import main as evaluation
-from hugcoder import checkpoint, ownership
+from hugcoder import ownership
 from hugcoder.ownership import OWNER, contents, owned
 from hugcoder.refusal import EXIT_REFUSED, EXIT_STOPPED, Refusal
+from hugcoder.run import checkpoint
 from tokenizer.__main__ import main as tokenizer_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -409,7 +410,7 @@ def test_a_command_leaves_a_folder_alone_in_which_another_is_at_work(
 
 def test_a_second_training_in_a_folder_is_refused_and_the_first_goes_on_undisturbed(tiny):
     """Symptom: 2,695 loss lines for 1,499 steps, and status "failed" of a run that ended well."""
-    import hugcoder.trainer  # noqa: F401  seconds, in which the first would go on alone
+    import hugcoder.pretraining.trainer  # noqa: F401  seconds, in which the first would go on alone
     import train
 
     run = tiny.folder / "run"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fim
-from hugcoder.codec import Codec
-from hugcoder.corpus import TRAIN
-from hugcoder.packing import (
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import TRAIN
+from hugcoder.data.packing import (
     CUT_SHARE,
     PackingSettings,
     Pieces,
@@ -23,7 +23,7 @@ from hugcoder.packing import (
     cut_documents,
     plan_epoch,
 )
-from hugcoder.token_store import LINE_BLOCK, TokenStore, last_line_ends, line_table
+from hugcoder.data.token_store import LINE_BLOCK, TokenStore, last_line_ends, line_table
 
 SHORT_LINES = "".join(f"x{n} = y[{n}]\n" for n in range(400))
 EMOJI_LINE = "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 200

@@ -9,9 +9,9 @@ import torch
 from evaluation_fixtures import tiny_llama
 from safetensors.torch import load_file, save_file
 
-from hugcoder import checkpoint
-from hugcoder.pretrained import check_files, load_causal_lm
+from hugcoder.model.pretrained import check_files, load_causal_lm
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from run_in_ranks import (
 from tiny_models import small_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hugcoder.random_init import build_random, is_on_meta
+from hugcoder.model.random_init import build_random, is_on_meta
+from hugcoder.model.residual import writes_to_residual
 from hugcoder.refusal import Refusal
-from hugcoder.residual import writes_to_residual
 
 SMALL = {
     "vocab_size": 300,

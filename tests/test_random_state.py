@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import DbrxConfig, GPT2Config, MixtralConfig, Qwen3Config
 
-from hugcoder import checkpoint, random_state
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint, random_state
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
     from evaluation.report import ReportArguments
     from export import ExportArguments
     from generate import GenerateArguments
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
     from tokenizer.arguments import MeasureArguments, TokenizerArguments
 
     programs = {

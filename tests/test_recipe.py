@@ -511,7 +511,7 @@ def test_help_lists_own_settings_before_the_trainers(capsys):
 
 
 def test_every_group_of_training_shares_one_recipe(recipe, tmp_path: Path):
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
 
     path = recipe(
         "config_file: configs/models/tiny.json\ntoken_store: data/t\nfim_rate: 0.9\n"
@@ -530,7 +530,7 @@ def test_every_group_of_training_shares_one_recipe(recipe, tmp_path: Path):
 
 @pytest.mark.parametrize("seed", ["-1", "4294967296"])
 def test_a_seed_that_numpy_does_not_take_is_refused(tmp_path, seed):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     words = ["--output_dir", str(tmp_path), "--seed", seed]
     with pytest.raises(Refusal, match="seed"):
@@ -538,7 +538,7 @@ def test_a_seed_that_numpy_does_not_take_is_refused(tmp_path, seed):
 
 
 def test_two_models_to_start_from_are_refused_with_both_values():
-    from hugcoder.arguments import ModelArguments
+    from hugcoder.pretraining.arguments import ModelArguments
 
     words = ["--config_file", "configs/models/tiny.json", "--model_name_or_path", "hub/model"]
     with pytest.raises(Refusal, match=r"tiny.json' and model_name_or_path 'hub/model' are given"):
@@ -556,7 +556,7 @@ def test_a_flag_goes_in_place_of_what_the_recipe_says_in_another_way(
     recipe, caplog, text, words, kept, gone
 ):
     """Symptom: adapting with a recipe of pretraining took --config_file "" and a guess."""
-    from hugcoder.arguments import ModelArguments
+    from hugcoder.pretraining.arguments import ModelArguments
 
     names = ("config_file", "model_name_or_path")
     with caplog.at_level("INFO"):
@@ -567,7 +567,7 @@ def test_a_flag_goes_in_place_of_what_the_recipe_says_in_another_way(
 
 
 def test_one_place_that_says_two_ways_is_refused_and_a_default_replaces_nothing(recipe):
-    from hugcoder.arguments import ModelArguments
+    from hugcoder.pretraining.arguments import ModelArguments
 
     both = recipe("config_file: a.json\nmodel_name_or_path: runs/one")
     with pytest.raises(Refusal, match="give exactly one"):
@@ -590,7 +590,7 @@ def test_one_place_that_says_two_ways_is_refused_and_a_default_replaces_nothing(
 def test_the_later_of_steps_and_passes_says_how_long_a_run_is(
     recipe, tmp_path, text, words, steps, passes
 ):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     given = [recipe(text), *words.split(), "--output_dir", str(tmp_path)]
     made = parse([PretrainArguments], given, description="")
@@ -598,7 +598,7 @@ def test_the_later_of_steps_and_passes_says_how_long_a_run_is(
 
 
 def test_a_recipe_that_is_named_again_counts_where_it_stands_last(recipe, tmp_path):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     steps, passes = (
         recipe("max_steps: 3", "my line a.yaml"),

@@ -4,11 +4,11 @@ from importlib import metadata
 
 import pytest
 
-from hugcoder import repairs
+from hugcoder.engines import repairs
 
 
 def test_the_installed_releases_are_those_that_the_repairs_were_read_for():
-    """When this fails: read the replaced parts again, as hugcoder/repairs.py says."""
+    """When this fails: read the replaced parts again, as hugcoder/engines/repairs.py says."""
     installed = {name: metadata.version(name) for name in repairs.READ_RELEASES}
     assert installed == repairs.READ_RELEASES
 

@@ -15,10 +15,10 @@ from evaluation.__main__ import main as evaluation_main
 from evaluation.report import main
 from evaluation.report_scores import compare
 from evaluation.run_files import read_run
-from hugcoder import checkpoint
-from hugcoder.codec import Codec
+from hugcoder.data.codec import Codec
 from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint
 
 HOSTILE = '</pre></script><script>alert(1)</script><img src="https://evil.example/x.png">&amp;'
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_models import SMALL_TYPES, small_config
 
-from hugcoder.model import awake
-from hugcoder.random_init import build_random
+from hugcoder.model.build import awake
+from hugcoder.model.random_init import build_random
+from hugcoder.model.residual import layers_of, writes_to_residual
 from hugcoder.refusal import Refusal
-from hugcoder.residual import layers_of, writes_to_residual
 
 COMMON = [
     "deepseek_v3",

@@ -12,12 +12,9 @@ from core_fixtures import dense_texts, make_rows, make_store
 from torch.utils.data import DataLoader
 
 from data_prep.tokenize_corpus import tokenize
-from hugcoder.arguments import DataArguments, PretrainArguments
-from hugcoder.codec import Codec
-from hugcoder.corpus import HELD_OUT, TRAIN, read_corpus
-from hugcoder.data import load_held_out
-from hugcoder.refusal import Refusal
-from hugcoder.rows import (
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import HELD_OUT, TRAIN, read_corpus
+from hugcoder.data.rows import (
     FIM_CONTEXT,
     FIM_MIDDLE,
     IGNORED,
@@ -27,7 +24,10 @@ from hugcoder.rows import (
     clear_mixture,
     mixture_repeats,
 )
-from hugcoder.token_store import TokenStore
+from hugcoder.data.token_store import TokenStore
+from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
+from hugcoder.pretraining.data import load_held_out
+from hugcoder.refusal import Refusal
 
 GO = "func f(x int) int {\n\treturn x\n}\n"
 

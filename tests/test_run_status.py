@@ -7,7 +7,7 @@ import pytest
 from run_in_ranks import status_of
 
 from hugcoder.refusal import EXIT_STOPPED, Refusal
-from hugcoder.run_status import kept_status, read_step, write_status
+from hugcoder.run.run_status import kept_status, read_step, write_status
 
 
 def test_a_run_is_running_until_it_is_finished(tmp_path):

@@ -235,7 +235,7 @@ SBATCH = ["bash", str(ROOT / "scripts/slurm/pretrain.sbatch"), "--learning_rate"
 def test_the_slurm_job_starts_one_torchrun_a_machine_that_meet_on_the_first(
     tmp_path, slurm, monkeypatch
 ):
-    from hugcoder.arguments import DataArguments, ModelArguments, PretrainArguments
+    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
     from hugcoder.recipe import parse
 
     launching(tmp_path, f'printf "%s\\n" "$@" > "{tmp_path / "words"}"')

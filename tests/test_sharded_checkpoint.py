@@ -14,7 +14,7 @@ from run_in_ranks import (
     model_of,
 )
 
-from hugcoder import checkpoint
+from hugcoder.run import checkpoint
 
 
 @pytest.fixture(scope="module")

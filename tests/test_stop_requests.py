@@ -5,7 +5,7 @@ import signal
 import pytest
 from run_in_ranks import TinyRun, assert_same_weights, losses, model_of, status_of
 
-from hugcoder.callbacks.stop_requests import listening
+from hugcoder.run.callbacks.stop_requests import listening
 
 
 def complete(tiny: TinyRun) -> list[str]:

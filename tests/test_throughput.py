@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hugcoder import hardware
-from hugcoder.callbacks import throughput
+from hugcoder.run.callbacks import throughput
 
 
 @pytest.fixture

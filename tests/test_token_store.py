@@ -13,10 +13,8 @@ from core_fixtures import make_store
 
 from data_prep import tokenize_corpus
 from data_prep.__main__ import main
-from hugcoder.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus
-from hugcoder.files import MANIFEST, read_manifest, write_json
-from hugcoder.refusal import Refusal
-from hugcoder.token_store import (
+from hugcoder.data.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus
+from hugcoder.data.token_store import (
     LINE_BLOCK,
     TokenStore,
     document_uid,
@@ -24,6 +22,8 @@ from hugcoder.token_store import (
     line_table,
     manifest_of,
 )
+from hugcoder.files import MANIFEST, read_manifest, write_json
+from hugcoder.refusal import Refusal
 
 TEXTS = [f"def f{n}(x):\n    return x * {n}\n" * (1 + n % 7) for n in range(30)]
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from hugcoder.codec import Codec
-from hugcoder.corpus import HELD_OUT, TRAIN
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import HELD_OUT, TRAIN
+from hugcoder.data.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
 from hugcoder.refusal import Refusal
-from hugcoder.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
 from tokenizer.__main__ import main
 from tokenizer.check import PROBES, check_folder
 from tokenizer.sample import fair_shares, head, plan_sample, read_sample

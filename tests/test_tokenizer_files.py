@@ -10,8 +10,8 @@ from run_in_ranks import command_line, tiny_words
 import export
 import train
 from data_prep.tokenize_corpus import tokenize
-from hugcoder.generation import load_checkpoint
-from hugcoder.tokenizer_files import copy_tokenizer, files_in
+from hugcoder.data.tokenizer_files import copy_tokenizer, files_in
+from hugcoder.generation.decoding import load_checkpoint
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}{% endfor %}"
 
@@ -21,8 +21,8 @@ def source(tokenizer, codec, model_config, tmp_path) -> Path:
     """A chat model's folder with the weights of a random one."""
     from transformers import AutoModelForCausalLM
 
-    from hugcoder.model import fit_config
-    from hugcoder.model_config import read_config
+    from hugcoder.model.build import fit_config
+    from hugcoder.model.config import read_config
 
     folder = shutil.copytree(tokenizer, tmp_path / "source")
     config = fit_config(read_config(str(model_config)), codec, 128)

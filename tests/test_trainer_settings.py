@@ -8,17 +8,17 @@ import typing
 import pytest
 from transformers import TrainingArguments
 
-from hugcoder.argument_checks import check_arguments
-from hugcoder.arguments import (
+from hugcoder.pretraining.argument_checks import check_arguments
+from hugcoder.pretraining.arguments import (
     DataArguments,
     ModelArguments,
     PretrainArguments,
 )
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
-from hugcoder.setting_checks import OPTIMIZERS, RANGES
-from hugcoder.tracker_checks import refuse_when_trackers_fail
-from hugcoder.trainer_settings import FIXED, WORKS
+from hugcoder.run.setting_checks import OPTIMIZERS, RANGES
+from hugcoder.run.tracker_checks import refuse_when_trackers_fail
+from hugcoder.run.trainer_settings import FIXED, WORKS
 
 FIELDS = {field.name: field for field in dataclasses.fields(PretrainArguments)}
 GIVEN = ["--config_file", "configs/models/tiny.json", "--token_store", "x", "--output_dir", "run"]
@@ -281,7 +281,7 @@ def test_a_setting_without_effect_is_refused_with_the_reason(words, reason):
 
 def test_what_is_not_taken_as_it_was_given_is_told(monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr("hugcoder.arguments.launched_processes", lambda: 2)
+    monkeypatch.setattr("hugcoder.pretraining.arguments.launched_processes", lambda: 2)
     monkeypatch.setattr(PretrainArguments, "world_size", 2)
     words = ["--global_batch_size=8", "--per_device_train_batch_size=8", "--muon_weight_decay=1"]
     groups = [ModelArguments, DataArguments, PretrainArguments]

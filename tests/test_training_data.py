@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hugcoder import checkpoint
+from hugcoder.data.training_data import UNKNOWN, corpora_of, corpora_of_run, joined, training_data
 from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
-from hugcoder.training_data import UNKNOWN, corpora_of, corpora_of_run, joined, training_data
+from hugcoder.run import checkpoint
 
 ONE, OTHER = "1" * 16, "2" * 16
 
@@ -92,7 +92,7 @@ def other_corpus(corpus, tmp_path_factory) -> Path:
     """The same repositories, of which others are held out."""
     from conftest import write_corpus
 
-    from hugcoder.corpus import HELD_OUT, TRAIN, read_corpus
+    from hugcoder.data.corpus import HELD_OUT, TRAIN, read_corpus
 
     rows = {split: list(read_corpus(corpus, split)) for split in (TRAIN, HELD_OUT)}
     exchanged = {TRAIN: rows[HELD_OUT], HELD_OUT: rows[TRAIN]}
@@ -103,7 +103,7 @@ def other_corpus(corpus, tmp_path_factory) -> Path:
 def run_of_corpus(tokenizer, corpus, tmp_path_factory) -> Path:
     from evaluation_fixtures import write_run
 
-    from hugcoder.corpus import fingerprint
+    from hugcoder.data.corpus import fingerprint
 
     run = write_run(tmp_path_factory.mktemp("run"), tokenizer)
     named = fingerprint(corpus)[:16]
@@ -127,7 +127,7 @@ def test_scores_on_another_corpus_name_both_and_are_not_called_held_out(
     run_of_corpus, corpus, other_corpus, tmp_path, capsys, caplog
 ):
     """Symptom: files that had been trained on were called held out, in the table and the report."""
-    from hugcoder.corpus import fingerprint
+    from hugcoder.data.corpus import fingerprint
 
     own, other = fingerprint(corpus)[:16], fingerprint(other_corpus)[:16]
     results = evaluate(run_of_corpus, corpus, tmp_path / "own")
@@ -158,7 +158,7 @@ def test_of_a_model_without_a_manifest_it_is_not_known(run_of_corpus, corpus, tm
 def test_a_continued_run_says_what_its_weights_have_seen_and_warns_of_its_scores(
     tiny, corpus, tmp_path
 ):
-    from hugcoder.corpus import fingerprint
+    from hugcoder.data.corpus import fingerprint
 
     own = fingerprint(corpus)[:16]
     tiny.run("first", max_steps=1, held_out_rows=2)

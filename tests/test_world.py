@@ -8,11 +8,11 @@ import torch
 import yaml
 from ranks import ROOT, launch_environment, variant
 
-from hugcoder import world
-from hugcoder.hybrid import COPIES, OPEN, SHARDS, settle_copies, sizes
-from hugcoder.launched import launched_processes, uses
+from hugcoder.engines import world
+from hugcoder.engines.hybrid import COPIES, OPEN, SHARDS, settle_copies, sizes
+from hugcoder.engines.launched import launched_processes, uses
+from hugcoder.engines.world import _check_deepspeed_numbers, check_launch
 from hugcoder.refusal import Refusal
-from hugcoder.world import _check_deepspeed_numbers, check_launch
 
 OURS = ["cpu.yaml", "ddp.yaml", "fsdp.yaml", "hsdp.yaml"]
 OURS += ["deepspeed.yaml", "deepspeed_zero1.yaml", "deepspeed_zero2.yaml"]
@@ -20,7 +20,7 @@ OURS += ["deepspeed.yaml", "deepspeed_zero1.yaml", "deepspeed_zero2.yaml"]
 
 @pytest.fixture
 def arguments(tmp_path):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     return PretrainArguments(output_dir=str(tmp_path))
 
@@ -98,7 +98,7 @@ def test_copies_and_shards_that_are_not_the_processes_are_refused(
     launched, monkeypatch, tmp_path, copies, shards
 ):
     """Symptom: 35 lines of traceback from accelerate, whose total_size does not match."""
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     given = {"dp_replicate_size": copies, "dp_shard_size": shards}
     section = {f"parallelism_config_{name}": value for name, value in given.items()}
@@ -227,7 +227,7 @@ def test_the_batch_is_the_same_where_mpi_started_the_processes(ranks):
 
 
 def test_a_batch_that_would_not_be_the_one_given_is_refused(tmp_path, monkeypatch):
-    from hugcoder import arguments
+    from hugcoder.pretraining import arguments
 
     monkeypatch.setattr(arguments, "launched_processes", lambda: 2)  # as one of two without a world
     with pytest.raises(Refusal, match=r"global_batch_size 16 would be 8 rows: 2 .* 1 train tog"):
@@ -243,7 +243,7 @@ def test_recomputation_that_the_yaml_asks_for_is_refused_with_the_recipes_settin
 
 
 def test_recomputation_that_a_recipes_fsdp_config_asks_for_is_refused(tmp_path):
-    from hugcoder.arguments import PretrainArguments
+    from hugcoder.pretraining.arguments import PretrainArguments
 
     fsdp = {"auto_wrap_policy": "NO_WRAP", "activation_checkpointing": True}
     arguments = PretrainArguments(output_dir=str(tmp_path), fsdp=True, fsdp_config=fsdp)
@@ -256,7 +256,7 @@ def test_recomputation_that_a_recipes_fsdp_config_asks_for_is_refused(tmp_path):
 def test_processes_that_do_not_train_together_are_refused(arguments, monkeypatch):
     from accelerate import Accelerator
 
-    from hugcoder.world import check_world
+    from hugcoder.engines.world import check_world
 
     alone = Accelerator(cpu=True)
     with monkeypatch.context() as patch:

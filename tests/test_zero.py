@@ -22,9 +22,10 @@ from run_in_ranks import (
 )
 from safetensors.torch import load_file
 
-from hugcoder import hardware, zero
-from hugcoder.export_weights import export_checkpoint
+from hugcoder import hardware
+from hugcoder.engines import zero
 from hugcoder.refusal import Refusal
+from hugcoder.run.export_weights import export_checkpoint
 
 OFFLOAD = "offload"
 CONFIGS = {

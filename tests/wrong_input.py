@@ -30,7 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # ---- the programs --------------------------------------------------------------------------------
 
 PROGRAMS = {
-    "train.py": ("hugcoder.arguments", "ModelArguments DataArguments PretrainArguments"),
+    "train.py": (
+        "hugcoder.pretraining.arguments",
+        "ModelArguments DataArguments PretrainArguments",
+    ),
     "generate.py": ("generate", "GenerateArguments"),
     "export.py": ("export", "ExportArguments"),
     "data_prep": ("data_prep.arguments", "CorpusArguments"),

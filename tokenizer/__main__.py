@@ -16,14 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hugcoder import codec
-from hugcoder import corpus as corpora
+from hugcoder.data import codec
+from hugcoder.data import corpus as corpora
+from hugcoder.data.tokenizer_files import TRAINED
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.ownership import owned
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
-from hugcoder.tokenizer_files import TRAINED
 from tokenizer.arguments import MeasureArguments, TokenizerArguments
 from tokenizer.check import check_folder
 from tokenizer.measure import measure

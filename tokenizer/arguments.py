@@ -6,8 +6,8 @@ Holds the dataclasses that hugcoder.recipe parses and their checks; no work.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hugcoder.data.special_tokens import NUM_SPECIAL_TOKENS
 from hugcoder.refusal import Refusal
-from hugcoder.special_tokens import NUM_SPECIAL_TOKENS
 
 NUM_BYTES = 256
 MIN_VOCAB_SIZE = NUM_SPECIAL_TOKENS + NUM_BYTES

@@ -4,17 +4,17 @@ Why: a wrong tokenizer_class makes transformers replace the pre-tokenizer withou
 (huggingface/transformers 45920), and then a model trained on one segmentation is used on another.
 transformers 5 does so even under the right class when a config.json of model type qwen2 lies in the
 same folder, and adds a normalizer; llama and qwen3 are not affected.
-Compares three readers (tokenizers, hugcoder.codec, transformers) on hostile texts, and the bytes
-that come back. Holds no statistics of compression (measure.py).
+Compares three readers (tokenizers, hugcoder.data.codec, transformers) on hostile texts, and the
+bytes that come back. Holds no statistics of compression (measure.py).
 """
 
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from hugcoder.codec import Codec
+from hugcoder.data.codec import Codec
+from hugcoder.data.special_tokens import SPECIAL_TOKENS
 from hugcoder.refusal import Refusal
-from hugcoder.special_tokens import SPECIAL_TOKENS
 
 _INDENTED = (
     "def f(x):\n    if x != 0 :\n\treturn x ,y\n        \n\n\n    # it's done , isn't it ?\n"
@@ -54,7 +54,7 @@ def check_folder(folder: Path, trained: Tokenizer) -> None:
     expected = [encoding.ids for encoding in trained.encode_batch(list(PROBES))]
     readers = {
         "tokenizers": _ids_from_tokenizers(folder),
-        "hugcoder.codec": codec.encode(list(PROBES)),
+        "hugcoder.data.codec": codec.encode(list(PROBES)),
         "transformers": _ids_from_transformers(folder),
     }
     for reader, ids in readers.items():

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hugcoder.codec import Codec
-from hugcoder.corpus import fingerprint, manifest_of
+from hugcoder.data.codec import Codec
+from hugcoder.data.corpus import fingerprint, manifest_of
 from hugcoder.files import read_manifest, write_json
 from tokenizer.arguments import MeasureArguments
 from tokenizer.sample import plan_sample, read_sample

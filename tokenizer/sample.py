@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hugcoder.corpus import HELD_OUT, read_corpus
+from hugcoder.data.corpus import HELD_OUT, read_corpus
 from hugcoder.refusal import Refusal
 
 

@@ -1,7 +1,7 @@
 """Byte-level BPE from a balanced sample, and the folder it is saved as.
 
 No normalizer and no prefix space, so that every UTF-8 file comes back byte for byte. The special
-tokens have ids 0 to 63 in the order of hugcoder.special_tokens, the 256 bytes follow, then the
+tokens have ids 0 to 63 in the order of hugcoder.data.special_tokens, the 256 bytes follow, then the
 merges. Holds no check of the result (check.py).
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from fim import STARCODER
+from hugcoder.data.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
+from hugcoder.data.tokenizer_files import TRAINED
 from hugcoder.files import atomic, file_sha256, write_json
 from hugcoder.refusal import Refusal
-from hugcoder.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
-from hugcoder.tokenizer_files import TRAINED
 from tokenizer.sample import SamplePlan, read_sample
 
 # Merges stay inside what one match covers. Both split every digit, so that a number has one
@@ -129,7 +129,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> str:
     pre-tokenizer in silence, and TokenizersBackend is refused by transformers 4, as is a list under
     extra_special_tokens. split_special_tokens keeps its default (false), because chat templates
     and prompts are text in which special tokens must become ids; source text is encoded by
-    hugcoder.codec, which disables them.
+    hugcoder.data.codec, which disables them.
 
     Returns: sha256 of tokenizer.json.
     """

@@ -1,1 +1,0 @@
-"""Trainer callbacks, one concern a file."""

@@ -1,0 +1,59 @@
+"""Hybrid sharding on any number of processes: copies of a model, each sharded over some of them.
+
+configs/hsdp.yaml leaves the two numbers open (-1). They are settled here, in the environment, which
+is where accelerate's launcher puts what its YAML says and accelerate looks for it.
+"""
+
+import os
+
+from hugcoder.engines.launched import launched_processes, uses
+from hugcoder.refusal import Refusal
+
+COPIES, SHARDS = "PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "PARALLELISM_CONFIG_DP_SHARD_SIZE"
+USED = "ACCELERATE_USE_PARALLELISM_CONFIG"
+OTHERS = tuple(f"PARALLELISM_CONFIG_{name}_SIZE" for name in ("TP", "CP", "SP"))
+OPEN = -1
+
+
+def settle_copies() -> None:
+    """Fill in the copies and shards that the YAML leaves open; before accelerate reads them.
+
+    One copy is plain FSDP2, and becomes it. Does nothing where no parallelism is asked for.
+    Raises: Refusal when the numbers do not make up the processes.
+    """
+    if not uses("PARALLELISM_CONFIG") or any(int(os.environ.get(n, "1")) > 1 for n in OTHERS):
+        return  # the others are refused by `world.check_launch`
+    copies, shards = (int(os.environ.get(name, "1")) for name in (COPIES, SHARDS))
+    copies, shards = sizes(copies, shards, launched_processes(), machines())
+    os.environ[COPIES], os.environ[SHARDS] = str(copies), str(shards)
+    if copies == 1:
+        os.environ[USED] = "false"
+
+
+def machines() -> int:
+    """Machines of the launch, as torchrun counts them."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
+def sizes(copies: int, shards: int, processes: int, num_machines: int = 1) -> tuple[int, int]:
+    """Copies and shards of each, of which OPEN ones are chosen.
+
+    With both open a copy is a machine; on one machine there are two where each has two processes
+    at least, and one otherwise.
+    """
+    given = {"dp_replicate_size": copies, "dp_shard_size": shards}
+    if copies == OPEN and shards == OPEN:
+        is_even = num_machines == 1 and processes % 2 == 0 and processes > 2
+        copies = 2 if is_even else num_machines
+    if copies == OPEN:
+        copies = processes // shards if shards > 0 else 0
+    if shards == OPEN:
+        shards = processes // copies if copies > 0 else 0
+    if copies < 1 or shards < 1 or copies * shards != processes or (shards == 1 < copies):
+        said = ", ".join(f"parallelism_config_{name} {value}" for name, value in given.items())
+        raise Refusal(
+            f"{said} do not make up {processes} process(es): copies x shards must, and a copy is "
+            f"sharded over 2 at least. Give {OPEN} for both, which fits any number "
+            "(configs/hsdp.yaml), or take configs/ddp.yaml for copies alone."
+        )
+    return copies, shards

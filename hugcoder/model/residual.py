@@ -1,0 +1,103 @@
+"""What writes into the residual stream of a model, told from the names of its parameters.
+
+A layer adds the output of each of its branches (attention, MLP, experts) to the stream, and the
+last matrix of a branch decides how much. Initialization treats these matrices apart, and must then
+find all of them: half of them scaled is neither recipe. tests/test_residual.py tries every model
+type of transformers: what is not refused here has layers that zeros turn into the identity.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from hugcoder.engines.sharded_parameters import own_name, whole_shape
+from hugcoder.refusal import Refusal
+
+OUTPUTS = (
+    "o_proj",  # Llama, Qwen, Mistral, Gemma, OLMo and most others
+    "down_proj",  # the same, also all experts in one tensor
+    "c_proj",  # GPT-2, GPTBigCode, the MLP of StarCoder2
+    "out_proj",  # OPT, GPT-J, CodeGen, state space models
+    "attention.dense",  # GPT-NeoX
+    "self_attention.dense",  # Falcon, Bloom
+    "self_attn.dense",  # Phi
+    "dense_4h_to_h",
+    "fc2",
+    "fc_out",
+    "w2",
+    "output_linear",
+    "linear_out",
+)
+# Layers that normalize or weigh the stream itself, so that no output can be zero and leave it.
+NOT_PLAIN_SUMS = {
+    "bart",
+    "beam",
+    "blenderbot-small",
+    "marian",
+    "minimax",
+    "mvp",
+    "openai-gpt",
+    "plbart",
+    "trocr",
+}
+
+
+def writes_to_residual(name: str) -> bool:
+    """Whether a parameter of this name is the last matrix of a branch."""
+    path = "." + own_name(name).removesuffix(".weight")
+    return path.endswith(tuple(f".{output}" for output in OUTPUTS))
+
+
+def check_residual_init(model: nn.Module, config: PretrainedConfig, residual_init: str) -> None:
+    """Raises: Refusal when not every branch of every layer has an output that is known."""
+    reason = ""
+    if config.model_type in NOT_PLAIN_SUMS or not _adds_before_normalizing(config):
+        reason = "its layers are no plain sums onto the residual stream"
+    for name, layer in layers_of(model):
+        if branches := _branches_without_output(layer):
+            branch = f"{name}.{branches[0]}".rstrip(".")
+            reason = f"what {branch} adds to the residual stream cannot be told"
+            break
+    if reason:
+        raise Refusal(
+            f"residual_init {residual_init} is not known for model type {config.model_type}: "
+            f"{reason}; give --residual_init normal, the weights as the model's class draws them."
+        )
+
+
+def layers_of(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Elements, by name, of the outermost lists of modules that have parameters."""
+    for child_name, child in model.named_children():
+        name = f"{prefix}{child_name}"
+        if not isinstance(child, nn.ModuleList):
+            yield from layers_of(child, f"{name}.")
+        elif next(child.parameters(), None) is not None:
+            yield from ((f"{name}.{index}", layer) for index, layer in child.named_children())
+
+
+def _adds_before_normalizing(config: PretrainedConfig) -> bool:
+    """Whether the settings of OPT, Bloom and Falcon leave the stream as it is."""
+    is_before = getattr(config, "do_layer_norm_before", True)
+    return is_before and not getattr(config, "apply_residual_connection_post_layernorm", False)
+
+
+def _branches_without_output(layer: nn.Module) -> list[str]:
+    """Parts of a layer that have matrices and should write, but hold no output that is known.
+
+    A branch is a module of the layer, or the matrices that lie in the layer itself (OPT); inside
+    it, all experts, shared ones and elements of a list are branches again.
+    """
+    outputs: dict[str, list[bool]] = defaultdict(list)
+    for name, parameter in layer.named_parameters():
+        if len(whole_shape(parameter)) < 2:
+            continue
+        parts = name.removesuffix(".weight").split(".")
+        branches = {parts[0] if len(parts) > 1 else ""}
+        for depth, part in enumerate(parts[:-1]):
+            if "expert" in part or part.startswith("shared") or part.isdigit():
+                branches.add(".".join(parts[: depth + 1]))
+        for branch in branches:
+            outputs[branch].append(writes_to_residual(name))
+    return [branch for branch, known in outputs.items() if not any(known)]

@@ -1,0 +1,100 @@
+"""What is wrong with arguments that are each right: contradictions across the three groups.
+
+Also says what was not taken as it was given. The groups and their own refusals are
+`hugcoder.pretraining.arguments`'.
+"""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+from transformers.training_args import ParallelMode
+
+from hugcoder import hardware
+from hugcoder.generation.decoding import find_checkpoint
+from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
+from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+
+def check_arguments(
+    model: ModelArguments, data: DataArguments, training: PretrainArguments
+) -> None:
+    """Refuse what only shows across groups, before anything is loaded."""
+    if model.config_file and not Path(model.config_file).is_file():
+        raise Refusal(
+            f"config_file {model.config_file} does not exist; configs/models holds some to start "
+            f"from."
+        )
+    if model.model_name_or_path:
+        found = find_checkpoint(model.model_name_or_path)
+        model.model_name_or_path = str(found or model.model_name_or_path)
+    if model.attn_implementation.startswith("flash") and training.use_cpu:
+        raise Refusal(
+            f"attn_implementation {model.attn_implementation} needs a GPU and there is none; give "
+            "--attn_implementation sdpa."
+        )
+    if training.use_liger_kernel and training.use_cpu:
+        raise Refusal(
+            "use_liger_kernel true needs a GPU and there is none; give --use_liger_kernel false."
+        )
+    if training.use_liger_kernel and not importlib.util.find_spec("liger_kernel"):
+        raise Refusal(
+            "use_liger_kernel true needs liger-kernel, which is not installed "
+            "(requirements-gpu.txt); install it, or give --use_liger_kernel false."
+        )
+    is_bf16_on_cpu = training.bf16 and training.device.type == "cpu"
+    if is_bf16_on_cpu and not hardware.processor_has_bf16() and training.process_index == 0:
+        logger.warning(
+            "this processor has no bf16 instructions: bf16 true is emulated, as fast as float32 at "
+            "best and many times slower below AVX-512; --bf16 false trains in float32"
+        )
+    if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise Refusal(
+            "fsdp was asked for, but this is one process and there is nothing to shard over; start "
+            "it with torchrun or accelerate, one process a GPU (torchrun --nproc_per_node 1 where "
+            "an FSDP checkpoint is to go on with one), or leave fsdp out."
+        )
+    _check_shared_memory(data, training)
+    if data.held_out_rows == 0 and training.eval_on_start:
+        raise Refusal("eval_on_start true needs held-out rows, and held_out_rows is 0; give some.")
+    if data.held_out_rows == 0 and training.eval_strategy != "no":
+        training.eval_strategy = type(training.eval_strategy)("no")
+    if training.process_index == 0:
+        _tell_of_settings(training)
+
+
+def _check_shared_memory(data: DataArguments, training: PretrainArguments) -> None:
+    """Containers often have next to none, and then a worker ends in a bus error or a full disk."""
+    free = hardware.shared_memory_free()
+    if not training.dataloader_num_workers or free is None:
+        return
+    # Each worker keeps the batches that lie ready and one on its way; input_ids, labels,
+    # position_ids and kinds have 8 bytes a token.
+    workers = training.dataloader_num_workers
+    tokens = training.per_device_train_batch_size * data.max_seq_length
+    needed = workers * ((training.dataloader_prefetch_factor or 2) + 1) * tokens * 4 * 8
+    if free < needed:
+        raise Refusal(
+            f"{hardware.SHARED_MEMORY} has {free:,} bytes free, and {workers} data workers need up "
+            f"to {needed:,}; make it larger (docker run --shm-size 1g), or give "
+            "--dataloader_num_workers 0."
+        )
+
+
+def _tell_of_settings(training: PretrainArguments) -> None:
+    """Say what was not taken as it was given."""
+    rows, allowed = training.per_device_train_batch_size, training.rows_allowed
+    if rows != allowed:
+        logger.info(
+            "a device takes %s rows at a time, not %s (per_device_train_batch_size): that is its "
+            "whole share of global_batch_size %s",
+            rows,
+            allowed,
+            training.global_batch_size,
+        )
+    for name in ("muon_learning_rate", "muon_weight_decay"):
+        value = getattr(training, name)
+        if not training.use_muon and value != PretrainArguments.__dataclass_fields__[name].default:
+            logger.warning("%s %s has no effect: use_muon is not true", name, value)

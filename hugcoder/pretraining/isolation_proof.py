@@ -1,0 +1,46 @@
+"""Runs the isolation self-test when the model is on its device and wrapped, before the first step.
+
+What it proves, and how, is `hugcoder.pretraining.isolation`.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from transformers import TrainerCallback
+
+from hugcoder.model.build import awake
+from hugcoder.pretraining.isolation import prove_isolation
+
+if TYPE_CHECKING:
+    from hugcoder.pretraining.trainer import PretrainTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class IsolationProof(TrainerCallback):
+    """Takes one micro-batch of the run's most crowded rows through the model as it is trained."""
+
+    def __init__(self, trainer: "PretrainTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        model = trainer.model_wrapped
+
+        def forward(inputs: dict[str, Any]) -> torch.Tensor:
+            return model(**trainer._prepare_inputs(inputs)).logits
+
+        model.train()
+        dataset = trainer.train_dataset
+        indices = dataset.fullest_rows(args.per_device_train_batch_size)
+        rows = [dataset[index] for index in indices]
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        with awake(trainer.model):
+            sentence = prove_isolation(rows, forward, trainer.data_collator, dtype)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # no backward came; the first step would find awake()'s noise
+        kernel = trainer.model.config._attn_implementation
+        logger.info("%s, %s on %s", sentence, kernel, args.device)

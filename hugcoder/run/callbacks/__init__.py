@@ -1,0 +1,1 @@
+"""Trainer callbacks of any run, one concern a file."""

@@ -1,0 +1,316 @@
+"""Writes a run's checkpoints, under FSDP2 behind the back of the training.
+
+The formats are the Trainer's, accelerate's and DeepSpeed's, so that their own loading works. Holds
+what they lack: every folder opens in other programs, a manifest completes it when all ranks have
+written, an error on one rank ends all of them alike, and sharded state is copied to host memory and
+written by a thread while the training goes on. Which checkpoints are complete, and which are
+deleted, is `hugcoder.run.checkpoint`'s concern.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+from torch.distributed import checkpoint as sharded
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.fsdp import StateDictType
+from transformers import TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
+
+from hugcoder.engines.collectives import cpu_group, gather, num_ranks, on_rank_0
+from hugcoder.file_table import hash_files
+from hugcoder.files import MANIFEST, full_disk_shown
+from hugcoder.model.build import finish_model_folder
+from hugcoder.refusal import Refusal
+from hugcoder.run import checkpoint, random_state
+from hugcoder.run.checkpoint import MODEL_SHARDS, OPTIMIZER_SHARDS
+from hugcoder.run.export_weights import complete_model, weight_shapes
+
+if TYPE_CHECKING:
+    from hugcoder.pretraining.trainer import PretrainTrainer
+
+logger = logging.getLogger(__name__)
+
+FEED_SECONDS = 30.0  # a large checkpoint is no hang
+KEPT_LOG_LINES = 100  # in trainer_state.json, which grows without end otherwise; see metrics.jsonl
+UNSHARDED = {"NO", "MULTI_CPU", "MULTI_GPU"}  # engines whose checkpoints are alike
+
+
+class CheckpointSaver(TrainerCallback):
+    """Saves the checkpoints of one trainer; at most one is being written behind the training.
+
+    A callback, so that the end of the writing is noticed at the end of a step, and the last
+    checkpoint is waited for when training ends. All ranks make one and call everything together.
+    """
+
+    def __init__(self, trainer: "PretrainTrainer", tokenizer_folder: Path):
+        self.trainer, self.tokenizer_folder = trainer, tokenizer_folder
+        self.run = Path(trainer.args.output_dir)
+        self.weights = weight_shapes(trainer.model)
+        # The thread and the training each have a group: collectives of one must keep their order.
+        timeout = trainer.args.ddp_timeout
+        self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.stagers: dict[str, DefaultStager] = {}
+        self.staged: dict[str, Any] = {}
+        self.pending: Future[None] | None = None
+
+    def check_resumable(self, folder: Path) -> None:
+        """Raises: Refusal when this engine, or this number of ranks, cannot go on from `folder`."""
+        config, args = self.trainer.model.config, self.trainer.args
+        engine = self.trainer.accelerator.distributed_type.value
+        is_sharded = saves_shards(self.trainer)
+
+        def check() -> None:
+            check_engine(folder, engine, is_sharded)
+            random_state.check_random_state(
+                folder, config, args.world_size, args.neftune_noise_alpha
+            )
+
+        on_rank_0(check, self.group)
+
+    # ---- saving ----------------------------------------------------------------------------------
+
+    def save(self, write: Callable[[], None]) -> None:
+        """Save a checkpoint of the current step; `write` is the Trainer's own way of doing it."""
+        trainer, start = self.trainer, time.perf_counter()
+        self.finish()
+        folder = self.run / f"checkpoint-{trainer.state.global_step}"
+        trainer.state.log_history = trainer.state.log_history[-KEPT_LOG_LINES:]
+        on_rank_0(lambda: checkpoint.make_way(folder), self.group)
+        with self._failing_together(), full_disk_shown(self.run), rotation_held_off(trainer.args):
+            write()
+            if trainer.args.should_save:
+                self._write_model_files(folder)
+        facts, staged, self.staged = self.facts(checkpoint.CHECKPOINT), self.staged, {}
+        if not staged:
+            self._complete(folder, facts, self.group, start)
+            return
+        self.pending = self.thread.submit(self._write_shards, folder, staged, facts)
+        if not trainer.args.async_save:
+            self.finish()
+        elif trainer.args.should_save:
+            seconds = time.perf_counter() - start
+            logger.info("%s is being written; training stood still for %.2f s", folder, seconds)
+
+    def stage(self, folder: Path) -> bool:
+        """Copy sharded state to host memory, to be written later; False where none is sharded.
+
+        Stands in for the Trainer's saving of the model, the optimizer and the schedule. The copies
+        are kept for the next time, pinned where there is a GPU.
+        """
+        trainer = self.trainer
+        if not saves_shards(trainer):
+            return False
+        if trainer.args.should_save:
+            torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+        model = get_model_state_dict(trainer.model)
+        optimizer = get_optimizer_state_dict(trainer.model, trainer.optimizer)
+        self.staged = {
+            MODEL_SHARDS: self._copied("model", model),
+            OPTIMIZER_SHARDS: self._copied("optimizer", optimizer),
+        }
+        return True
+
+    def _copied(self, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        if name not in self.stagers:
+            is_cuda = self.trainer.args.device.type == "cuda"
+            options = StagingOptions(
+                use_pinned_memory=is_cuda,
+                use_shared_memory=False,
+                use_async_staging=False,
+                use_non_blocking_copy=is_cuda,
+            )
+            self.stagers[name] = DefaultStager(options)
+        return self.stagers[name].stage({name: state})
+
+    def _write_model_files(self, folder: Path) -> None:
+        """Add what other programs need, on rank 0: config, generation config and tokenizer."""
+        if not (folder / "config.json").is_file():
+            trainer = self.trainer
+            model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+            config = copy.deepcopy(model.config)
+            config.architectures = [type(model).__name__.removeprefix("FSDP")]
+            config.save_pretrained(folder)
+            model.generation_config.save_pretrained(folder)
+        finish_model_folder(folder, self.tokenizer_folder)
+
+    def facts(self, kind: str) -> dict[str, Any]:
+        """What the manifest says besides its files."""
+        trainer = self.trainer
+        num_rows = trainer.state.global_step * trainer.args.rows_per_step
+        return {
+            "kind": kind,
+            "step": trainer.state.global_step,
+            "tokens": trainer.train_dataset.tokens_in(num_rows),
+            "world_size": trainer.args.world_size,
+            "engine": trainer.accelerator.distributed_type.value,
+            "identity": trainer.identity,
+            "corpora": trainer.corpora,
+        }
+
+    # ---- completing ------------------------------------------------------------------------------
+
+    def _write_shards(self, folder: Path, staged: dict[str, Any], facts: dict[str, Any]) -> None:
+        """Write staged state and complete the checkpoint; runs in the thread, on all ranks.
+
+        torch's async_save would give each of the two its own thread, whose collectives could cross
+        on one group; here one thread writes them in order, then hashes.
+        """
+        start = time.perf_counter()
+        with full_disk_shown(self.run):
+            for name, state in staged.items():
+                (folder / name).mkdir(exist_ok=True)
+                writer = sharded.FileSystemWriter(folder / name, per_thread_copy_ahead=0)
+                try:
+                    sharded.save(state, storage_writer=writer, process_group=self.thread_group)
+                except CheckpointException as failure:  # no Exception, and the same on all ranks
+                    raise plain_error(failure) from None
+        self._complete(folder, facts, self.thread_group, start)
+
+    def _complete(self, folder: Path, facts: dict[str, Any], group: Any, start: float) -> None:
+        """Write the manifest when all ranks have written, then delete what is too old."""
+        files = self._hash(folder, group)
+
+        def write_manifest() -> None:
+            checkpoint.complete(folder, facts, files)
+            checkpoint.rotate(self.run, self.trainer.args.save_total_limit, folder)
+            size = sum(of_file["bytes"] for of_file in files.values()) / 1e9
+            seconds = time.perf_counter() - start
+            logger.info("%s is complete: %.3f GB in %.1f s", folder, size, seconds)
+
+        on_rank_0(write_manifest, group)
+
+    def open_model(self, folder: Path) -> None:
+        """Take the manifest away from a final model that is about to be written again."""
+        self.finish()
+        on_rank_0(lambda: (folder / MANIFEST).unlink(missing_ok=True), self.group)
+
+    def complete_model(self, folder: Path) -> None:
+        """Write the manifest of the final model.
+
+        Raises: Refusal, on all ranks, when its folder does not hold all weights.
+        """
+        files, facts = self._hash(folder, self.group), self.facts(checkpoint.MODEL)
+        on_rank_0(lambda: complete_model(folder, self.weights, facts, files), self.group)
+
+    def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
+        """Hash all files, each on the rank that wrote it (or rank 0)."""
+        gather(None, None, group)  # from here on all have written
+        ranks, rank = num_ranks(group), self.trainer.args.process_index
+        hashed, error = {}, None
+        try:
+            names = checkpoint.share_of(checkpoint.names_in(folder), rank, ranks)
+            hashed = hash_files(folder, names)
+        except OSError as found:
+            error = found
+        shares = gather(hashed, error, group)
+        return {name: facts for share in shares for name, facts in share.items()}
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises: OSError or RuntimeError, on all ranks, when it could not be.
+        """
+        pending, self.pending = self.pending, None
+        if pending is None:
+            return
+        while wait([pending], timeout=FEED_SECONDS).not_done:  # gloo's timeout ends a hang in it
+            self.trainer.hang_watchdog.feed(self.trainer.state)
+        pending.result()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """See whether all ranks have written; one number between hosts, and no device waits."""
+        if self.pending is None:
+            return
+        is_done = torch.tensor(int(self.pending.done()))
+        if self.group is not None:
+            distributed.all_reduce(is_done, op=distributed.ReduceOp.MIN, group=self.group)
+        if is_done:
+            self.finish()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.finish()
+
+    @contextmanager
+    def _failing_together(self) -> Iterator[None]:
+        """Raise an OSError of one rank on all; left alone where writing has collectives itself."""
+        error = None
+        try:
+            yield
+        except OSError as found:
+            if not writes_alone(self.trainer):
+                raise
+            error = found
+        if writes_alone(self.trainer):
+            gather(None, error, self.group)
+
+
+def check_engine(folder: Path, now: str, is_sharded: bool) -> None:
+    """Raises: Refusal when a checkpoint's state is in a form that this engine cannot read."""
+    then = checkpoint.manifest_of(folder)["engine"]
+    if then != now and not {then, now} <= UNSHARDED:
+        raise Refusal(
+            f"{folder} was written by the engine {then} and this is {now}, which cannot read its "
+            f"state; start it with the same engine{_how_to_start(then)}, or begin anew from its "
+            f"weights: python export.py {folder} --output_dir FOLDER, then --model_name_or_path "
+            "FOLDER."
+        )
+    if now == "FSDP" and is_sharded != (folder / MODEL_SHARDS).is_dir():
+        this, that = ("SHARDED", "FULL") if is_sharded else ("FULL", "SHARDED")
+        raise Refusal(
+            f"{folder} was written with fsdp_state_dict_type {that}_STATE_DICT and this is "
+            f"{this}_STATE_DICT, which reads other files; set it as it was."
+        )
+
+
+def _how_to_start(engine: str) -> str:
+    """How a sharding engine is started, on one process too."""
+    if engine == "FSDP":
+        how = "torchrun --nproc_per_node 1 train.py RECIPE.yaml configs/recipes/fsdp.yaml"
+    elif engine == "DEEPSPEED":
+        how = "accelerate launch --config_file configs/deepspeed.yaml --num_processes 1 train.py"
+    else:
+        return ""
+    return f" ({how} ..., on one process as on many)"
+
+
+def saves_shards(trainer: "PretrainTrainer") -> bool:
+    """Whether the engine is FSDP with a checkpoint file for each rank."""
+    if not trainer.is_fsdp_enabled:
+        return False
+    kind = trainer.accelerator.state.fsdp_plugin.state_dict_type
+    return kind == StateDictType.SHARDED_STATE_DICT
+
+
+def writes_alone(trainer: "PretrainTrainer") -> bool:
+    """Whether no rank waits for another while the Trainer writes a checkpoint."""
+    return saves_shards(trainer) or not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+@contextmanager
+def rotation_held_off(arguments) -> Iterator[None]:
+    """Keep the Trainer from deleting: it counts torn checkpoints, and before ours is complete."""
+    limit, arguments.save_total_limit = arguments.save_total_limit, None
+    try:
+        yield
+    finally:
+        arguments.save_total_limit = limit
+
+
+def plain_error(failure: CheckpointException) -> Exception:
+    """The first rank's error behind torch's, the OSError of a disk before any other."""
+    errors = [error for _, (error, _) in sorted(failure.failures.items())]
+    for error in errors:
+        if isinstance(error, OSError):
+            return error
+    return RuntimeError(f"the checkpoint could not be written: {errors[0]}")

@@ -1,0 +1,145 @@
+"""The learning rate's schedule: what its settings become, and that each step has a rate.
+
+Also the other settings that are shares of the run's steps.
+"""
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.trainer_utils import SchedulerType
+
+from hugcoder.refusal import Refusal
+
+if TYPE_CHECKING:
+    from hugcoder.pretraining.arguments import PretrainArguments
+
+SCHEDULES_OF_A_SCORE = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+SIMPLE = (
+    SchedulerType.WARMUP_STABLE_DECAY,
+    SchedulerType.CONSTANT,
+    SchedulerType.CONSTANT_WITH_WARMUP,
+)  # take nothing that settle_schedule does not give
+PROBED_STEPS = 16  # spread over the run
+UNKNOWN_LENGTH = 10_000  # steps that a run is taken for while only its epochs are known
+
+
+def settle_schedule(arguments: "PretrainArguments") -> None:
+    """Turn the two ratios into what transformers' schedule takes; needs a settled max_steps.
+
+    What lr_scheduler_kwargs says itself stays.
+    """
+    given, steps = arguments.lr_scheduler_kwargs or {}, arguments.max_steps
+    if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+        decay_steps = min(
+            round(arguments.decay_ratio * steps), steps - arguments.get_warmup_steps(steps)
+        )
+        arguments.lr_scheduler_kwargs = {
+            "num_decay_steps": decay_steps,
+            "decay_type": "linear",
+            "min_lr_ratio": arguments.min_lr_ratio,
+        } | given
+    elif arguments.lr_scheduler_type == SchedulerType.COSINE and arguments.min_lr_ratio:
+        arguments.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
+        arguments.lr_scheduler_kwargs = {"min_lr_rate": arguments.min_lr_ratio} | given
+
+
+def settle_intervals(arguments: "PretrainArguments") -> None:
+    """Turn shares of the run into the steps they are, as transformers does; needs a settled length.
+
+    It does so in its own state alone, which then never is what a checkpoint says, and warns of that
+    whenever a run goes on.
+    """
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        value = getattr(arguments, name)
+        if value is not None and 0 < value < 1:
+            setattr(arguments, name, math.ceil(arguments.max_steps * value))
+
+
+def check_schedule(arguments: "PretrainArguments") -> None:
+    """Refuse a schedule that does not fit into the run, or gives no rate at some step of it."""
+    if arguments.lr_scheduler_type in SCHEDULES_OF_A_SCORE:
+        raise Refusal(
+            f"lr_scheduler_type {SchedulerType(arguments.lr_scheduler_type).value} follows a "
+            "score, so that no step of the run has a known learning rate; give "
+            "warmup_stable_decay, cosine or another that follows the step."
+        )
+    if arguments.warmup_steps >= 1 and arguments.warmup_steps != int(arguments.warmup_steps):
+        raise Refusal(
+            f"warmup_steps {arguments.warmup_steps} is neither a share nor a number of steps; give "
+            "a whole number, or a share below 1."
+        )
+    _check_length(arguments)
+    if arguments.lr_scheduler_kwargs or arguments.lr_scheduler_type not in SIMPLE:
+        _probe(arguments)
+
+
+def _check_length(arguments: "PretrainArguments") -> None:
+    """Refuse more warm-up and decay than the run has steps."""
+    steps, warmup = arguments.max_steps, arguments.warmup_steps
+    if warmup >= 1 and steps < 0:
+        return  # checked again when the epochs are counted
+    share = warmup / steps if warmup >= 1 else warmup
+    if share > 1:
+        raise Refusal(
+            f"warmup_steps {warmup:g} is more than the run's {steps} steps (max_steps); give at "
+            "most so many, or a share below 1."
+        )
+    if arguments.lr_scheduler_type != SchedulerType.WARMUP_STABLE_DECAY:
+        return
+    given = arguments.lr_scheduler_kwargs or {}
+    if "num_decay_steps" not in given and arguments.decay_ratio + share > 1 + 1e-9:
+        raise Refusal(
+            f"decay_ratio {arguments.decay_ratio:g} and warmup_steps {warmup:g} are more than the "
+            f"whole run ({arguments.decay_ratio:g} + {share:g} of it); give shares that sum to at "
+            "most 1."
+        )
+
+
+def _probe(arguments: "PretrainArguments") -> None:
+    """Build the schedule as the Trainer will and ask it for its rate over the run."""
+    from transformers.optimization import get_scheduler
+
+    kwargs, is_known = arguments.lr_scheduler_kwargs or {}, arguments.max_steps > 0
+    steps = arguments.max_steps if is_known else UNKNOWN_LENGTH
+    kind = SchedulerType(arguments.lr_scheduler_type)
+    what = f"lr_scheduler_type {kind.value} with lr_scheduler_kwargs {kwargs or 'not given'}"
+    warmup = arguments.get_warmup_steps(steps)
+    if kind == SchedulerType.WARMUP_STABLE_DECAY:
+        kwargs = {"num_decay_steps": 0} | kwargs  # as settle_schedule will
+        needed = warmup + _steps_in(kwargs, what)
+        if is_known and needed > steps:
+            raise Refusal(f"{what} is longer than the run: {needed} of {steps} steps.")
+        steps = max(steps, needed)
+    elif kind in (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP):
+        raise Refusal(f"{what} has no effect: it takes none; leave lr_scheduler_kwargs out.")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+    if arguments.use_muon:
+        optimizer.defaults.clear()  # of two optimizers, see MuonWithAdamW
+    try:
+        schedule = get_scheduler(kind, optimizer, warmup, steps, kwargs)
+        points = [steps * point // PROBED_STEPS for point in range(PROBED_STEPS + 1)]
+        factors = [schedule.lr_lambdas[0](point) for point in points]
+        is_good = all(math.isfinite(factor) and factor >= 0 for factor in factors)
+    except KeyError:
+        raise Refusal(
+            f"{what} sets a learning rate, and use_muon has two; give shares of the peak "
+            "(min_lr_rate, or --min_lr_ratio)."
+        ) from None
+    except (TypeError, ValueError, ArithmeticError) as error:
+        reason = re.sub(r"^get_\w+\(\)", "the schedule", " ".join(str(error).split()))
+        raise Refusal(f"{what} is not possible: {reason}.") from None
+    if not is_good:
+        raise Refusal(f"{what} gives rates that are negative or no numbers; give other values.")
+
+
+def _steps_in(kwargs: dict[str, Any], what: str) -> int:
+    """Steps that the words of warmup_stable_decay ask for."""
+    names = ("num_decay_steps", "num_stable_steps")
+    lengths = [kwargs[name] for name in names if name in kwargs]
+    if any(not isinstance(length, int) or length < 0 for length in lengths):
+        raise Refusal(
+            f"{what} is not possible: {' and '.join(names)} are whole numbers, 0 or more."
+        )
+    return sum(lengths)
