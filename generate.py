@@ -5,7 +5,7 @@
     python generate.py runs/quickstart/model --infill notes.py     (with <FILL> and </FILL> in it)
 
 Only the new text goes to standard output; one line on standard error says how it went. The file is
-never changed. Holds where the hole is; `hugcoder.generation.decoding` makes and runs the prompt.
+never changed. Holds where the hole is; `hugcoder.generation` makes and runs the prompt.
 """
 
 import re
@@ -190,20 +190,28 @@ def main(argv: list[str] | None = None) -> None:
 
     transformers_logging.disable_progress_bar()
     from hugcoder.generation import decoding
+    from hugcoder.generation.loading import load_checkpoint
+    from hugcoder.generation.prompts import (
+        completion_prompt,
+        context_length,
+        infill_prompt,
+        prompt_room,
+    )
+    from hugcoder.generation.streaming import stream_text
 
-    model, codec = decoding.load_checkpoint(arguments.model, arguments.device, arguments.dtype)
-    room = decoding.prompt_room(model, arguments.max_new_tokens)
+    model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    room = prompt_room(model, arguments.max_new_tokens)
     prompts = (
-        decoding.infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, limit)
+        infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, limit)
         if hole
-        else decoding.completion_prompt(codec, text, limit)
+        else completion_prompt(codec, text, limit)
         for limit in (sys.maxsize, room)
     )
     whole, prompt = prompts
     if len(prompt) < len(whole):
         print(
             f"context cut to {len(prompt):,} of {len(whole):,} tokens: the model has room for "
-            f"{decoding.context_length(model):,}, of which max_new_tokens keeps "
+            f"{context_length(model):,}, of which max_new_tokens keeps "
             f"{arguments.max_new_tokens:,}",
             file=sys.stderr,
         )
@@ -213,7 +221,7 @@ def main(argv: list[str] | None = None) -> None:
     new_ids: list[int] = []
     start = time.perf_counter()
     stream = decoding.stream_tokens(model, prompt, ending, arguments.max_new_tokens, sampling)
-    for piece in decoding.stream_text(codec, _recording(stream, new_ids), ending.stops):
+    for piece in stream_text(codec, _recording(stream, new_ids), ending.stops):
         sys.stdout.write(piece.replace("\n", hole.newline) if hole else piece)
         sys.stdout.flush()
     seconds = time.perf_counter() - start

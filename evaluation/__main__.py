@@ -31,7 +31,7 @@ from hugcoder.refusal import Refusal, entry_point
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hugcoder.generation.decoding import CheckpointCodec
+    from hugcoder.generation.loading import CheckpointCodec
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ NO_INTERVAL = "no interval"
 
 def results_path(arguments: EvaluationArguments) -> Path:
     """Where results.json goes. Raises: Refusal when a hub model has no place of its own."""
-    from hugcoder.generation.decoding import find_checkpoint
+    from hugcoder.generation.loading import find_checkpoint
 
     folder = find_checkpoint(arguments.model)
     if arguments.output_dir:
@@ -86,7 +86,7 @@ def measure(
 ) -> dict[str, Any]:
     """The measured parts of results.json."""
     from evaluation import bits_per_byte, ends, infilling, middles
-    from hugcoder.generation.decoding import prompt_room
+    from hugcoder.generation.prompts import prompt_room
 
     spans = [span for kind in by_kind for span in by_kind[kind]]
     infilling.check_scorer(spans)
@@ -239,7 +239,8 @@ def evaluate(
     """
     from transformers.utils import logging as transformers_logging
 
-    from hugcoder.generation.decoding import find_checkpoint, load_checkpoint, prompt_room
+    from hugcoder.generation.loading import find_checkpoint, load_checkpoint
+    from hugcoder.generation.prompts import prompt_room
 
     transformers_logging.disable_progress_bar()
     corpora = corpora_of(find_checkpoint(arguments.model))

@@ -16,7 +16,8 @@ from evaluation.bootstrap import estimate
 from evaluation.documents import Document
 from evaluation.floors import gzip_bits, xz_bits
 from evaluation.likelihood import score
-from hugcoder.generation.decoding import CheckpointCodec, context_length
+from hugcoder.generation.loading import CheckpointCodec
+from hugcoder.generation.prompts import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

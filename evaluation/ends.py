@@ -13,12 +13,8 @@ import numpy as np
 from evaluation.bootstrap import mean
 from evaluation.likelihood import score
 from evaluation.spans import BenchmarkSpan
-from hugcoder.generation.decoding import (
-    MIN_PROMPT_TOKENS,
-    CheckpointCodec,
-    arrange_prompt,
-    context_length,
-)
+from hugcoder.generation.loading import CheckpointCodec
+from hugcoder.generation.prompts import MIN_PROMPT_TOKENS, arrange_prompt, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,13 +16,9 @@ from rapidfuzz import fuzz
 from evaluation.bootstrap import mean
 from evaluation.floors import COMPLETIONS
 from evaluation.spans import BenchmarkSpan
-from hugcoder.generation.decoding import (
-    CheckpointCodec,
-    complete_batch,
-    ending_of,
-    infill_prompt,
-    prompt_room,
-)
+from hugcoder.generation.decoding import complete_batch, ending_of
+from hugcoder.generation.loading import CheckpointCodec
+from hugcoder.generation.prompts import infill_prompt, prompt_room
 from hugcoder.refusal import Refusal
 
 if TYPE_CHECKING:

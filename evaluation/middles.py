@@ -20,12 +20,8 @@ import numpy as np
 from evaluation.bootstrap import estimate, mean
 from evaluation.likelihood import score
 from evaluation.spans import KINDS, BenchmarkSpan
-from hugcoder.generation.decoding import (
-    CheckpointCodec,
-    arrange_prompt,
-    context_length,
-    kept_context,
-)
+from hugcoder.generation.loading import CheckpointCodec
+from hugcoder.generation.prompts import arrange_prompt, context_length, kept_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -83,7 +83,7 @@ def test_special_tokens_have_the_first_ids_and_stand_for_no_bytes(codec):
 
 def test_a_pickled_codec_of_a_checkpoint_stays_one(codec):
     """Symptom: in a data worker it encoded as a plain Codec, without what it knows of a family."""
-    from hugcoder.generation.decoding import CheckpointCodec
+    from hugcoder.generation.loading import CheckpointCodec
 
     copy = pickle.loads(pickle.dumps(CheckpointCodec(codec.folder)))
     assert type(copy) is CheckpointCodec

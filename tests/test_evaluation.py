@@ -19,13 +19,15 @@ from hugcoder.data.corpus import HELD_OUT, TRAIN, manifest_of, plural_of
 from hugcoder.data.training_data import training_data
 from hugcoder.files import write_json
 from hugcoder.generation import decoding
+from hugcoder.generation.loading import CheckpointCodec
+from hugcoder.generation.prompts import infill_prompt, trim_context
 from hugcoder.refusal import Refusal
 from tokenizer.sample import plan_sample
 
 
 @pytest.fixture(scope="module")
 def codec(tokenizer):
-    return decoding.CheckpointCodec(tokenizer)
+    return CheckpointCodec(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +146,12 @@ def test_middles_are_scored_after_the_prompt_that_generation_gives(
         (middle,) = codec.encode([span.truth])
         room = min(max_prompt_tokens, CONTEXT - len(middle) - 1)
         for way in ("psm", "spm"):
-            prompt = decoding.infill_prompt(codec, span.prefix, span.suffix, way, room)
+            prompt = infill_prompt(codec, span.prefix, span.suffix, way, room)
             nats = nats_of(model, [*prompt, *middle, end])[len(prompt) - 1 :]
             assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
             assert scores.stop_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
         prefix, suffix = codec.encode([span.prefix, span.suffix])
-        kept, _ = decoding.trim_context(prefix, suffix, room - 3)
+        kept, _ = trim_context(prefix, suffix, room - 3)
         befores = {"prefix_only": kept, "longest_prefix": prefix[-room:]}
         for way, before in befores.items():
             nats = nats_of(model, [*before, *middle])[len(before) - 1 :]
@@ -204,7 +206,7 @@ def test_the_end_is_scored_behind_the_true_middle_of_a_unit_of_each_length(
                 if len(middle) > 64 - 17 or len(prefix) + len(suffix) + 3 < 256 - len(middle) - 1:
                     continue  # the same holes at every length
                 room = length - len(middle) - 1
-                prompt = decoding.infill_prompt(codec, span.prefix, span.suffix, order, room)
+                prompt = infill_prompt(codec, span.prefix, span.suffix, order, room)
                 nats = nats_of(model, [*prompt, *middle, end])
                 probabilities.append(math.exp(-nats[-1]))
             part = found[order]["by_length"][str(length)]
@@ -396,7 +398,7 @@ def test_completions_come_back_in_the_order_of_the_spans(model, codec, some_span
     ending = decoding.ending_of(model, codec)
     stops = ending.stops
     for span, completion in list(zip(some_spans, got, strict=True))[::5]:
-        prompt = decoding.infill_prompt(codec, span.prefix, span.suffix, "psm", CONTEXT - 12)
+        prompt = infill_prompt(codec, span.prefix, span.suffix, "psm", CONTEXT - 12)
         ids = list(decoding.stream_tokens(model, prompt, ending, 12))
         assert completion.stopped == (ids[-1] in stops)
         assert completion.text == codec.decode(i for i in ids if i not in stops)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ import fim
 import generate
 from hugcoder.files import write_json
 from hugcoder.generation import decoding
+from hugcoder.generation.loading import CheckpointCodec, find_checkpoint, load_checkpoint
+from hugcoder.generation.prompts import completion_prompt, infill_prompt, prompt_room, trim_context
+from hugcoder.generation.streaming import stream_text
 from hugcoder.refusal import Refusal
 from hugcoder.run import checkpoint as checkpoints
 from hugcoder.run.export_weights import export_checkpoint
@@ -28,7 +32,7 @@ def run_folder(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(run_folder):
-    return decoding.load_checkpoint(str(run_folder), "cpu")
+    return load_checkpoint(str(run_folder), "cpu")
 
 
 def ends_at(stops, forbidden=()):
@@ -52,8 +56,8 @@ def reference_greedy(model, prompt, ending, max_new_tokens):
 
 
 def test_a_run_folder_stands_for_its_model_folder(run_folder):
-    assert decoding.find_checkpoint(str(run_folder)) == run_folder / "model"
-    assert decoding.find_checkpoint(str(run_folder / "model")) == run_folder / "model"
+    assert find_checkpoint(str(run_folder)) == run_folder / "model"
+    assert find_checkpoint(str(run_folder / "model")) == run_folder / "model"
 
 
 def test_a_run_that_has_not_ended_is_refused_with_its_newest_checkpoint(tmp_path):
@@ -63,16 +67,16 @@ def test_a_run_that_has_not_ended_is_refused_with_its_newest_checkpoint(tmp_path
         whole = {"files": {}, "checksum": checkpoints._checksum({"files": {}})}
         write_json(folder / "manifest.json", whole)
     with pytest.raises(Refusal, match=r"has not ended, .* its newest checkpoint: .*checkpoint-10"):
-        decoding.find_checkpoint(str(tmp_path))
+        find_checkpoint(str(tmp_path))
     with pytest.raises(Refusal, match=r"is a run; give one of .* the newest is .*checkpoint-10"):
         export_checkpoint(tmp_path, tmp_path / "exported")
 
 
 def test_a_folder_without_a_model_is_refused_with_what_was_looked_for(tmp_path):
     with pytest.raises(Refusal, match=r"neither .*config\.json nor .*model/config\.json exists"):
-        decoding.find_checkpoint(str(tmp_path))
+        find_checkpoint(str(tmp_path))
     with pytest.raises(Refusal, match="there is no model at runs/absent"):
-        decoding.find_checkpoint("runs/absent")
+        find_checkpoint("runs/absent")
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,7 @@ def test_a_path_with_a_typing_mistake_is_refused_with_the_nearest(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("socket.getaddrinfo", lambda *words, **more: pytest.fail("asks the hub"))
     with pytest.raises(Refusal, match=f"no model at {name}") as caught:
-        decoding.load_checkpoint(name)
+        load_checkpoint(name)
     assert str(caught.value).partition(" Did you mean ")[2] == (f"{near}?" if near else "")
 
 
@@ -108,12 +112,12 @@ def test_without_a_network_a_name_of_the_hub_is_refused_soon(tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.getaddrinfo", no_network)
     with pytest.raises(Refusal, match=r"hub cannot be reached .*Did you mean rund/model"):
-        decoding.load_checkpoint("run/model")
+        load_checkpoint("run/model")
     assert 1 <= len(asked) <= 2
     asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(Refusal, match=r"no folder run/model, .* HF_HUB_OFFLINE forbids"):
-        decoding.load_checkpoint("run/model")
+        load_checkpoint("run/model")
     assert not asked
 
 
@@ -126,24 +130,24 @@ def test_a_name_that_the_hub_does_not_know_is_refused(status, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     with pytest.raises(Refusal, match=rf"the hub gives no model some/body \(it says {status}\)"):
-        decoding.load_checkpoint("some/body")
+        load_checkpoint("some/body")
 
 
 def test_a_name_with_one_slash_and_no_folder_is_a_hub_name():
-    assert decoding.find_checkpoint("bigcode/starcoder2-3b") is None
+    assert find_checkpoint("bigcode/starcoder2-3b") is None
 
 
 def test_a_model_that_cannot_be_loaded_is_refused(run_folder, tmp_path):
     (tmp_path / "config.json").write_text((run_folder / "model" / "config.json").read_text())
     with pytest.raises(Refusal, match=r"cannot be loaded: .*model\.safetensors"):
-        decoding.load_checkpoint(str(tmp_path), "cpu")
+        load_checkpoint(str(tmp_path), "cpu")
 
 
 def test_another_models_tokenizer_is_refused(tokenizer, tmp_path):
     folder = write_run(tmp_path, tokenizer) / "model"
     tiny_llama(vocab_size=512).save_pretrained(folder)
     with pytest.raises(Refusal, match="do not belong together"):
-        decoding.load_checkpoint(str(folder), "cpu")
+        load_checkpoint(str(folder), "cpu")
 
 
 def test_only_ends_stop_and_sentinels_are_forbidden(checkpoint):
@@ -198,7 +202,7 @@ def spaced_codec(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("spaced")
     tokenizer.save(str(folder / "tokenizer.json"))
-    return decoding.CheckpointCodec(folder)
+    return CheckpointCodec(folder)
 
 
 @pytest.mark.parametrize("text", [" a", "ab", "  ab  ", "\n\tab", "", "\u00e9 \U0001f600", TEXT])
@@ -210,7 +214,7 @@ def test_a_vocabulary_that_adds_spaces_gives_texts_back_unchanged(spaced_codec, 
 
 
 def test_a_family_with_a_start_token_gets_it_before_every_prompt(spaced_codec):
-    prompt = decoding.infill_prompt(spaced_codec, "ab", "a", "psm", 100)
+    prompt = infill_prompt(spaced_codec, "ab", "a", "psm", 100)
     assert prompt[0] == 1
     assert prompt[1] == spaced_codec.special_ids["\u2581<PRE>"]
 
@@ -223,7 +227,7 @@ def test_an_infill_prompt_is_what_training_puts_before_a_middle(checkpoint, mode
     codec = checkpoint[1]
     prefix, suffix = codec.encode([TEXT[:20], TEXT[30:]])
     expected = codec.fim_ids.prompt(prefix, suffix, mode)
-    assert decoding.infill_prompt(codec, TEXT[:20], TEXT[30:], mode, 1000) == expected
+    assert infill_prompt(codec, TEXT[:20], TEXT[30:], mode, 1000) == expected
 
 
 @pytest.mark.parametrize(
@@ -234,13 +238,13 @@ def test_trimming_keeps_the_end_of_the_prefix_and_the_start_of_the_suffix(
     num_prefix, num_suffix, kept
 ):
     prefix, suffix = list(range(num_prefix)), list(range(1000, 1000 + num_suffix))
-    got = decoding.trim_context(prefix, suffix, 40)
+    got = trim_context(prefix, suffix, 40)
     assert got == (prefix[num_prefix - kept[0] :], suffix[: kept[1]])
 
 
 def test_a_long_prompt_fits_and_keeps_its_sentinels(checkpoint):
     codec = checkpoint[1]
-    prompt = decoding.infill_prompt(codec, TEXT * 50, TEXT * 50, "psm", 64)
+    prompt = infill_prompt(codec, TEXT * 50, TEXT * 50, "psm", 64)
     assert len(prompt) == 64
     sentinels = codec.fim_ids.sentinels.values()
     assert [i for i in prompt if i in sentinels] == codec.fim_ids.prompt([], [], "psm")
@@ -248,18 +252,18 @@ def test_a_long_prompt_fits_and_keeps_its_sentinels(checkpoint):
 
 def test_a_sentinel_in_the_users_text_stays_text(checkpoint):
     codec = checkpoint[1]
-    prompt = decoding.infill_prompt(codec, "a<fim_middle>", "<|endoftext|>", "psm", 100)
+    prompt = infill_prompt(codec, "a<fim_middle>", "<|endoftext|>", "psm", 100)
     assert sum(i in codec.special_ids.values() for i in prompt) == 3
 
 
 def test_no_room_for_a_prompt_is_refused(checkpoint):
     with pytest.raises(Refusal, match=r"max_new_tokens 250 leaves 6 tokens .* at most 240"):
-        decoding.prompt_room(checkpoint[0], 250)
+        prompt_room(checkpoint[0], 250)
 
 
 def test_an_empty_prompt_is_refused(checkpoint):
     with pytest.raises(Refusal, match="the prompt is empty"):
-        decoding.completion_prompt(checkpoint[1], "", 10)
+        completion_prompt(checkpoint[1], "", 10)
 
 
 # ---- generation ----------------------------------------------------------------------------------
@@ -300,6 +304,18 @@ def test_a_batch_gives_what_each_prompt_gives_alone(checkpoint, make):
     ending = ends_at({0})
     alone = [list(decoding.stream_tokens(model, prompt, ending, 24)) for prompt in prompts]
     assert decoding.complete_batch(model, prompts, ending, 24, codec.pad) == alone
+
+
+def test_a_batch_draws_what_single_prompts_draw_with_the_seeds_that_follow(checkpoint):
+    model, codec = checkpoint
+    prompts = [some_prompts(codec)[0]] * 3 + some_prompts(codec)
+    ending, sampling = ends_at({0}), decoding.Sampling(1.0, 0.9, seed=7)
+    alone = [
+        list(decoding.stream_tokens(model, prompt, ending, 12, replace(sampling, seed=7 + place)))
+        for place, prompt in enumerate(prompts)
+    ]
+    assert decoding.complete_batch(model, prompts, ending, 12, codec.pad, sampling) == alone
+    assert len({tuple(ids) for ids in alone[:3]}) > 1
 
 
 def test_a_stop_id_ends_its_own_row_only(checkpoint):
@@ -346,7 +362,7 @@ def test_draws_repeat_with_their_seed_and_differ_with_another(checkpoint):
 def test_draws_follow_the_softmax_within_top_p():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(20_000, 4)
     generator = torch.Generator().manual_seed(0)
-    drawn = decoding._choose(logits, decoding.Sampling(0.5, 0.9), generator)
+    drawn = decoding._choose(logits, decoding.Sampling(0.5, 0.9), [generator] * 20_000)
     kept = (logits[0] / 0.5).softmax(0)[:2]  # 0.86 alone is less than 0.9, the second crosses it
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert shares[2:].sum() == 0
@@ -356,7 +372,7 @@ def test_draws_follow_the_softmax_within_top_p():
 def test_a_tiny_top_p_is_greedy():
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    drawn = decoding._choose(logits, decoding.Sampling(1.0, 1e-6), generator)
+    drawn = decoding._choose(logits, decoding.Sampling(1.0, 1e-6), [generator] * 50)
     assert drawn.tolist() == logits.argmax(-1).tolist()
 
 
@@ -364,7 +380,7 @@ def test_streamed_text_never_splits_a_character_and_leaves_out_specials(checkpoi
     codec = checkpoint[1]
     ids = codec.encode([TEXT])[0]
     special = codec.special_ids["<|im_start|>"]
-    pieces = list(decoding.stream_text(codec, [*ids, special, 0, *ids], {0}))
+    pieces = list(stream_text(codec, [*ids, special, 0, *ids], {0}))
     assert "".join(pieces) == TEXT
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(pieces) > 10
@@ -374,7 +390,7 @@ def test_a_character_that_is_never_finished_is_not_streamed(checkpoint):
     codec = checkpoint[1]
     ids = codec.encode(["a\U0001f600"])[0]
     assert len(ids) > 2, "the character takes several tokens"
-    assert "".join(decoding.stream_text(codec, ids[:-1], {0})) == "a"
+    assert "".join(stream_text(codec, ids[:-1], {0})) == "a"
 
 
 def test_ids_of_a_padded_vocabulary_stand_for_no_text(checkpoint):
@@ -472,7 +488,7 @@ def test_a_prompt_is_continued_on_stdout_with_one_line_on_stderr(run_folder, che
     out, err = capsys.readouterr()
     ending = decoding.ending_of(model, codec)
     ids = reference_greedy(model, codec.encode([TEXT])[0], ending, 12)
-    assert out == "".join(decoding.stream_text(codec, ids, ending.stops))
+    assert out == "".join(stream_text(codec, ids, ending.stops))
     assert err.count("\n") == 1
     assert f"{len(ids)} tokens in " in err
     assert "stopped at " in err
@@ -485,7 +501,7 @@ def test_a_context_that_is_cut_is_told_with_both_lengths(
     path = write(tmp_path / "a.py", TEXT * 40)
     given = {"prompt": TEXT * 40, "prompt_file": path, "infill": f"{path}:5:1"}[kind]
     model, codec = checkpoint
-    room = decoding.prompt_room(model, 4)
+    room = prompt_room(model, 4)
     generate.main([str(run_folder), f"--{kind}", str(given), "--max_new_tokens", "4"])
     told = re.search(r"context cut to ([\d,]+) of ([\d,]+) tokens", capsys.readouterr().err)
     kept, whole = (int(number.replace(",", "")) for number in told.groups())
@@ -499,7 +515,7 @@ def test_a_prompt_may_begin_with_dashes(text, run_folder, checkpoint, capsys):
     model, codec = checkpoint
     generate.main([str(run_folder), "--prompt", text, "--max_new_tokens", "4", "--device", "cpu"])
     ids = reference_greedy(model, codec.encode([text])[0], decoding.ending_of(model, codec), 4)
-    assert capsys.readouterr().out == "".join(decoding.stream_text(codec, ids, {0}))
+    assert capsys.readouterr().out == "".join(stream_text(codec, ids, {0}))
 
 
 def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, capsys, monkeypatch):
@@ -517,7 +533,7 @@ def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, c
     out, err = capsys.readouterr()
     assert out == "a\r\nb\r\n"
     assert "stopped at <|endoftext|>" in err
-    assert prompts == [decoding.infill_prompt(codec, "x = 1\n", "y = 2\n", "psm", CONTEXT - 128)]
+    assert prompts == [infill_prompt(codec, "x = 1\n", "y = 2\n", "psm", CONTEXT - 128)]
 
 
 def test_the_help_says_how_positions_are_counted(capsys):
@@ -540,5 +556,5 @@ def test_a_prompt_file_is_read(run_folder, tmp_path, capsys):
 def test_a_complete_local_folder_needs_no_network(run_folder):
     config = json.loads((run_folder / "model" / "config.json").read_text())
     assert config["max_position_embeddings"] == CONTEXT
-    model, _ = decoding.load_checkpoint(str(run_folder / "model"), "cpu", "bfloat16")
+    model, _ = load_checkpoint(str(run_folder / "model"), "cpu", "bfloat16")
     assert model.dtype == torch.bfloat16

@@ -27,7 +27,7 @@ print(json.dumps({"version": transformers.__version__, "ids": ids[0].tolist(),
 def test_transformers_4_gives_the_same_ids_and_logits(store, model_config, tmp_path):
     import train
     from hugcoder.data.codec import Codec
-    from hugcoder.generation.decoding import load_checkpoint
+    from hugcoder.generation.loading import load_checkpoint
 
     folder = tmp_path / "transformers4"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]

@@ -11,7 +11,7 @@ import export
 import train
 from data_prep.tokenize_corpus import tokenize
 from hugcoder.data.tokenizer_files import copy_tokenizer, files_in
-from hugcoder.generation.decoding import load_checkpoint
+from hugcoder.generation.loading import load_checkpoint
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}{% endfor %}"
 

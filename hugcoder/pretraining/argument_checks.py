@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers.training_args import ParallelMode
 
 from hugcoder import hardware
-from hugcoder.generation.decoding import find_checkpoint
+from hugcoder.generation.loading import find_checkpoint
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
 from hugcoder.refusal import Refusal
 
