@@ -122,13 +122,13 @@ def report(mode: str, found: dict) -> None:
 
 
 def verify(run: Path) -> None:
-    from hugcoder.run import checkpoint
+    from hugcoder.model import manifest
 
-    folder = checkpoint.checkpoints_in(run)[-1]
+    folder = manifest.checkpoints_in(run)[-1]
     files = [path for path in folder.rglob("*") if path.is_file()]
     total = sum(path.stat().st_size for path in files)
     began = time.perf_counter()
-    damage = checkpoint.damage(folder)
+    damage = manifest.damage(folder)
     seconds = time.perf_counter() - began
     print(f"verified {total / 1e9:.2f} GB in {seconds:.2f} s ({total / 1e9 / seconds:.2f} GB/s)")
     assert not damage, damage

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hugcoder.files import MANIFEST
-from hugcoder.run import checkpoint
+from hugcoder.model import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 LATE = 1_000_000
@@ -74,12 +74,12 @@ def call_late(run: Path) -> None:
     """Make a checkpoint of step 1,000,000 out of that of step 10."""
     folder = run / f"checkpoint-{LATE}"
     shutil.copytree(run / "checkpoint-10", folder)
-    facts = checkpoint.facts_of(folder)
+    facts = manifest.facts_of(folder)
     (folder / MANIFEST).unlink()
     state = json.loads((folder / "trainer_state.json").read_text())
     state["global_step"] = LATE
     (folder / "trainer_state.json").write_text(json.dumps(state))
-    checkpoint.complete(folder, facts | {"step": LATE})
+    manifest.complete(folder, facts | {"step": LATE})
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from hugcoder.data import codec, token_store
 from hugcoder.data import corpus as corpora
 from hugcoder.file_table import FileTable, changed
 from hugcoder.files import MANIFEST, read_manifest
+from hugcoder.model import manifest
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint
 
 KINDS = "a corpus, a token store, a tokenizer, or a run's model or checkpoint-N folder"
 DESCRIPTION = (
@@ -49,7 +49,7 @@ def verify(folder: Path) -> str:
     began = time.perf_counter()
     kind = (read_manifest(folder) or {}).get("kind")
     readers = {"corpus": _corpus, "token_store": _store, "tokenizer": _tokenizer}
-    readers |= dict.fromkeys((checkpoint.MODEL, checkpoint.CHECKPOINT), _weights)
+    readers |= dict.fromkeys((manifest.MODEL, manifest.CHECKPOINT), _weights)
     if not isinstance(kind, str) or kind not in readers:
         found = f"a {kind}" if kind else f"a folder without a {MANIFEST} that says what it is"
         raise Refusal(f"{folder} is {found}; give {KINDS}.")
@@ -92,9 +92,9 @@ def _tokenizer(folder: Path) -> FileTable:
 
 
 def _weights(folder: Path) -> FileTable:
-    if found := checkpoint.damage(folder):
+    if found := manifest.damage(folder):
         raise Refusal(
             f"{folder} is not what its {MANIFEST} says: {found}; copy the folder again, or go on "
             "from another checkpoint."
         )
-    return checkpoint.manifest_of(folder)["files"]
+    return manifest.manifest_of(folder)["files"]

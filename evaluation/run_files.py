@@ -13,6 +13,7 @@ from typing import Any
 from hugcoder.data import corpus, token_store
 from hugcoder.data.training_data import TrainingData, corpora_of_record, joined, training_data
 from hugcoder.files import MANIFEST, keys_demanded, read_object
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
 from hugcoder.run import checkpoint
 
@@ -119,7 +120,7 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
     is_at_hand = (store_folder / MANIFEST).is_file()
     store = token_store.manifest_of(store_folder) if is_at_hand else None
     named_corpus = corpus_path or (store or {}).get("corpus", "")
-    is_complete = checkpoint.is_complete(folder / checkpoint.FINAL_MODEL)
+    is_complete = manifest.is_complete(folder / checkpoint.FINAL_MODEL)
     return RunFiles(
         folder=folder,
         record=record,

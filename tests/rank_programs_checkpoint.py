@@ -8,7 +8,8 @@ from pathlib import Path
 from torch.distributed import checkpoint as sharded
 
 import train
-from hugcoder.run import checkpoint, checkpoint_saving
+from hugcoder.model import manifest
+from hugcoder.run import checkpoint_saving
 
 STEP_OF_ACCIDENT = 4
 
@@ -34,14 +35,14 @@ def killed_between_files(argv: list[str]) -> None:
 
 def killed_before_the_manifest(argv: list[str]) -> None:
     """Rank 0 dies when all files of step 4 are there and the manifest is not."""
-    complete = checkpoint.complete
+    complete = manifest.complete
 
     def complete_or_die(folder, *facts):
         if _at_accident(folder):
             os.kill(os.getpid(), signal.SIGKILL)
         complete(folder, *facts)
 
-    checkpoint.complete = complete_or_die
+    manifest.complete = complete_or_die
     train.main(argv)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hugcoder.files import MANIFEST, atomic, write_json
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
 from hugcoder.run import checkpoint
 from hugcoder.run.identity import Identity
@@ -17,7 +18,7 @@ WEIGHTS, SHARD, RANDOM = "model.safetensors", "shards/__1_0.distcp", "rng_state_
 
 
 def make_checkpoint(
-    run: Path, step: int, identity=IDENTITY, world_size: int = 2, kind=checkpoint.CHECKPOINT
+    run: Path, step: int, identity=IDENTITY, world_size: int = 2, kind=manifest.CHECKPOINT
 ) -> Path:
     folder = run / f"checkpoint-{step}"
     (folder / "shards").mkdir(parents=True)
@@ -27,7 +28,7 @@ def make_checkpoint(
     for rank in range(2):
         (folder / f"rng_state_{rank}.pth").write_bytes(b"r")
     facts = {"kind": kind, "step": step, "tokens": 9 * step, "world_size": world_size}
-    checkpoint.complete(folder, facts | {"engine": "FSDP", "identity": identity.facts})
+    manifest.complete(folder, facts | {"engine": "FSDP", "identity": identity.facts})
     return folder
 
 
@@ -81,13 +82,13 @@ def names_in(run: Path) -> set[str]:
 
 def test_a_finished_checkpoint_is_complete_and_its_manifest_says_of_what(tmp_path):
     folder = make_checkpoint(tmp_path, 5)
-    assert checkpoint.is_complete(folder)
-    assert checkpoint.damage(folder) == ""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    assert manifest["step"] == 5
-    assert manifest["tokens"] == 45
-    assert manifest["identity"] == IDENTITY.facts
-    assert {name: facts["bytes"] for name, facts in manifest["files"].items()} == {
+    assert manifest.is_complete(folder)
+    assert manifest.damage(folder) == ""
+    written = json.loads((folder / MANIFEST).read_text())
+    assert written["step"] == 5
+    assert written["tokens"] == 45
+    assert written["identity"] == IDENTITY.facts
+    assert {name: facts["bytes"] for name, facts in written["files"].items()} == {
         WEIGHTS: 100,
         SHARD: 50,
         "empty": 0,
@@ -99,7 +100,7 @@ def test_a_finished_checkpoint_is_complete_and_its_manifest_says_of_what(tmp_pat
 def test_a_file_that_came_later_does_not_tear_it(tmp_path):
     folder = make_checkpoint(tmp_path, 5)
     (folder / "notes.txt").write_text("mine")
-    assert checkpoint.damage(folder) == ""
+    assert manifest.damage(folder) == ""
 
 
 def test_a_bit_that_flipped_is_found_in_every_file_and_in_the_manifest(tmp_path):
@@ -108,18 +109,18 @@ def test_a_bit_that_flipped_is_found_in_every_file_and_in_the_manifest(tmp_path)
         size = path.stat().st_size
         for position in {0, size // 3, size // 2, size - 2 if size > 1 else 0}:
             flip_bit(path, position)
-            assert checkpoint.damage(folder), (path, position)
+            assert manifest.damage(folder), (path, position)
             flip_bit(path, position)
-    assert checkpoint.damage(folder) == ""
+    assert manifest.damage(folder) == ""
 
 
 def test_a_world_with_a_rank_whose_random_state_is_missing_is_torn(tmp_path):
     folder = make_checkpoint(tmp_path, 5, world_size=3)
-    assert checkpoint.damage(folder) == "rng_state_2.pth is missing"
+    assert manifest.damage(folder) == "rng_state_2.pth is missing"
     alone = make_checkpoint(tmp_path, 6, world_size=1)
-    assert checkpoint.damage(alone) == "rng_state.pth is missing"
+    assert manifest.damage(alone) == "rng_state.pth is missing"
     renamed = alone.rename(tmp_path / "mine")
-    assert checkpoint.damage(renamed) == "rng_state.pth is missing"
+    assert manifest.damage(renamed) == "rng_state.pth is missing"
 
 
 def test_the_ranks_hash_each_file_once_and_their_own_themselves():
@@ -132,7 +133,7 @@ def test_the_ranks_hash_each_file_once_and_their_own_themselves():
         "rng_state_9.pth",
         "model-00001-of-00002.safetensors",
     ]
-    of_rank_0, of_rank_1 = (checkpoint.share_of(names, rank, 2) for rank in range(2))
+    of_rank_0, of_rank_1 = (manifest.share_of(names, rank, 2) for rank in range(2))
     assert of_rank_1 == [names[2], names[3], names[4]]
     assert sorted(of_rank_0 + of_rank_1) == sorted(names)
 
@@ -160,7 +161,7 @@ def test_a_second_torn_one_of_the_same_step_gets_a_number(tmp_path):
 def test_looking_for_the_last_complete_one_renames_nothing(tmp_path):
     make_checkpoint(tmp_path, 4)
     lose_manifest(make_checkpoint(tmp_path, 8))  # as one that is being written
-    assert checkpoint.last_complete(tmp_path) == tmp_path / "checkpoint-4"
+    assert manifest.last_complete(tmp_path) == tmp_path / "checkpoint-4"
     assert names_in(tmp_path) == {"checkpoint-4", "checkpoint-8"}
 
 
@@ -211,18 +212,18 @@ def test_a_complete_folder_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_a_final_model_is_no_checkpoint_to_resume_from(tmp_path):
-    model = make_checkpoint(tmp_path, 7, kind=checkpoint.MODEL)
+    model = make_checkpoint(tmp_path, 7, kind=manifest.MODEL)
     with pytest.raises(Refusal, match="is a model without the state of its training"):
         checkpoint.find_resumable(tmp_path, str(model), IDENTITY)
 
 
 def test_a_folder_without_a_manifest_is_refused_where_its_facts_are_wanted(tmp_path):
     with pytest.raises(Refusal, match=r"has no manifest\.json, which is written last"):
-        checkpoint.manifest_of(tmp_path)
+        manifest.manifest_of(tmp_path)
 
 
 def test_a_copy_gets_all_facts_but_those_of_its_files(tmp_path):
-    facts = checkpoint.facts_of(make_checkpoint(tmp_path, 5))
+    facts = manifest.facts_of(make_checkpoint(tmp_path, 5))
     assert set(facts) == {"kind", "step", "tokens", "world_size", "engine", "identity"}
 
 
@@ -335,7 +336,7 @@ def test_a_deletion_cut_short_leaves_nothing_that_looks_complete(tmp_path, monke
         patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             checkpoint.rotate(tmp_path, 1, folders[-1])
-    assert checkpoint.checkpoints_in(tmp_path) == [folders[-1]]
+    assert manifest.checkpoints_in(tmp_path) == [folders[-1]]
     checkpoint.rotate(tmp_path, 1, folders[-1])
     assert names_in(tmp_path) == {"checkpoint-2"}
 

@@ -29,8 +29,8 @@ from hugcoder.data.corpus import (
 from hugcoder.data.token_store import TokenStore
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, write_json
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint
 from tokenizer.__main__ import is_kept
 from tokenizer.__main__ import main as tokenizer_main
 
@@ -498,12 +498,12 @@ def test_verify_refuses_what_it_does_not_know(copy):
             verify(copy)
 
 
-@pytest.mark.parametrize("kind", [checkpoint.MODEL, checkpoint.CHECKPOINT])
+@pytest.mark.parametrize("kind", [manifest.MODEL, manifest.CHECKPOINT])
 def test_verify_finds_a_changed_bit_of_a_model_and_of_a_checkpoint(tmp_path, capsys, kind):
     names = ["model.safetensors", "rng_state.pth"]
     for name in names:
         (tmp_path / name).write_bytes(b"weights")
-    checkpoint.complete(tmp_path, {"kind": kind, "step": 1, "world_size": 1})
+    manifest.complete(tmp_path, {"kind": kind, "step": 1, "world_size": 1})
     data_prep(["verify", str(tmp_path)])
     assert f"{tmp_path} is whole: 2 files" in capsys.readouterr().out
     flip(tmp_path / "model.safetensors")

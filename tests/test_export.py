@@ -14,8 +14,8 @@ from tiny_models import small_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import export
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint
 from hugcoder.run.export_weights import complete_model, export_checkpoint, weight_shapes
 
 ENGINES = ["ddp.yaml", "fsdp.yaml", "deepspeed.yaml"]
@@ -46,7 +46,7 @@ def test_an_exported_checkpoint_equals_the_final_model_of_its_step(engine, runs,
     assert {"config.json", "generation_config.json", "tokenizer.json"} <= set(same)
     for name in same:
         assert (tmp_path / "out" / name).read_text() == (run / "model" / name).read_text()
-    assert checkpoint.damage(tmp_path / "out") == ""
+    assert manifest.damage(tmp_path / "out") == ""
 
 
 def test_what_fsdp_wrote_in_one_file_is_exported_too(runs, tmp_path):
@@ -105,7 +105,7 @@ def test_only_a_folder_with_all_weights_becomes_a_finished_model(family, tmp_pat
     expected = weight_shapes(model)
     model.save_pretrained(tmp_path / "whole")
     complete_model(tmp_path / "whole", expected, {"step": 1})
-    assert checkpoint.manifest_of(tmp_path / "whole")["kind"] == "model"
+    assert manifest.manifest_of(tmp_path / "whole")["kind"] == "model"
 
     weights = tensors(tmp_path / "whole")
     first = next(name for name in weights if "down_proj" in name or "w2" in name)
@@ -147,7 +147,7 @@ def test_weights_that_are_not_the_configs_are_refused(engine, layers, said, runs
     config = json.loads((source / "config.json").read_text())
     changes = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers}
     (source / "config.json").write_text(json.dumps(config | changes))
-    checkpoint.complete(source, checkpoint.facts_of(source))
+    manifest.complete(source, manifest.facts_of(source))
     with pytest.raises(Refusal, match=rf"not those of its config\.json: {said}"):
         export_checkpoint(source, tmp_path / "out")
 
@@ -156,7 +156,7 @@ def test_widths_that_are_not_the_configs_are_refused(runs, tmp_path):
     source = shutil.copytree(runs.whole("fsdp.yaml") / "checkpoint-2", tmp_path / "checkpoint-2")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
-    checkpoint.complete(source, checkpoint.facts_of(source))
+    manifest.complete(source, manifest.facts_of(source))
     with pytest.raises(Refusal, match="has another shape"):
         export_checkpoint(source, tmp_path / "out")
 
@@ -168,7 +168,7 @@ def test_a_tied_weight_that_is_there_twice_with_other_values_is_refused(runs, tm
     weights = load_file(source / "model.safetensors")
     weights["lm_head.weight"] = 2 * weights["model.embed_tokens.weight"]
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
-    checkpoint.complete(source, checkpoint.facts_of(source))
+    manifest.complete(source, manifest.facts_of(source))
     with pytest.raises(Refusal, match=r"ties lm_head\.weight to model\.embed_tokens\.weight"):
         export_checkpoint(source, tmp_path / "out")
 

@@ -18,8 +18,8 @@ from hugcoder.generation import decoding
 from hugcoder.generation.loading import CheckpointCodec, find_checkpoint, load_checkpoint
 from hugcoder.generation.prompts import completion_prompt, infill_prompt, prompt_room, trim_context
 from hugcoder.generation.streaming import stream_text
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint as checkpoints
 from hugcoder.run.export_weights import export_checkpoint
 
 TEXT = 'def read(path):\n    """Read."""\n    return path.read_text() + "\u00e9\u4e16\U0001f600"\n'
@@ -64,7 +64,7 @@ def test_a_run_that_has_not_ended_is_refused_with_its_newest_checkpoint(tmp_path
     for step in (9, 10):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        whole = {"files": {}, "checksum": checkpoints._checksum({"files": {}})}
+        whole = {"files": {}, "checksum": manifest._checksum({"files": {}})}
         write_json(folder / "manifest.json", whole)
     with pytest.raises(Refusal, match=r"has not ended, .* its newest checkpoint: .*checkpoint-10"):
         find_checkpoint(str(tmp_path))

@@ -22,9 +22,9 @@ from run_in_ranks import losses, metrics_of, status_of
 from data_prep.__main__ import main as data_prep
 from evaluation.__main__ import main as evaluation
 from hugcoder import ownership
+from hugcoder.model import manifest
 from hugcoder.ownership import OWNER, contents, owned
 from hugcoder.refusal import EXIT_REFUSED, EXIT_STOPPED, Refusal
-from hugcoder.run import checkpoint
 from tokenizer.__main__ import main as tokenizer_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -345,7 +345,7 @@ def test_of_many_threads_at_most_one_holds_a_folder_at_a_time(
 def test_the_owner_file_enters_no_manifest_and_does_not_make_a_folder_foreign(tmp_path):
     (tmp_path / "weights").write_text("w")
     with owned(tmp_path):
-        assert checkpoint.names_in(tmp_path) == ["weights"]
+        assert manifest.names_in(tmp_path) == ["weights"]
         assert contents(tmp_path) == [tmp_path / "weights"]
     assert contents(tmp_path / "nowhere") == []
 
@@ -433,7 +433,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_goes_on_undistur
     steps = [line["step"] for line in metrics_of(run) if "train/loss" in line]
     assert steps == list(range(1, status_of(run)["step"] + 1))
     assert not (run / OWNER).exists()
-    assert checkpoint.damage(run / f"checkpoint-{steps[-1]}") == ""
+    assert manifest.damage(run / f"checkpoint-{steps[-1]}") == ""
 
 
 def test_all_ranks_are_refused_together_and_write_nothing(tiny):

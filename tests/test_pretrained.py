@@ -9,9 +9,9 @@ import torch
 from evaluation_fixtures import tiny_llama
 from safetensors.torch import load_file, save_file
 
+from hugcoder.model import manifest
 from hugcoder.model.pretrained import check_files, load_causal_lm
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_a_name_that_is_nowhere_is_one_sentence(monkeypatch):
 
 
 def test_a_folder_that_is_not_what_its_manifest_says_is_refused(folder):
-    checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1})
+    manifest.complete(folder, {"kind": manifest.MODEL, "step": 1})
     assert load(folder).config.num_hidden_layers == 2
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert "is damaged (config.json has" in refusal_of(folder)
@@ -271,7 +271,7 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(folder):
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 def test_a_change_that_keeps_the_size_is_noticed_too(folder, name):
-    checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1})
+    manifest.complete(folder, {"kind": manifest.MODEL, "step": 1})
     text = (folder / name).read_text()
     (folder / name).write_text(text.replace("5", "4", 1))
     assert (folder / name).read_text() != text
@@ -280,7 +280,7 @@ def test_a_change_that_keeps_the_size_is_noticed_too(folder, name):
 
 def test_a_checkpoint_without_its_optimizer_is_a_model(folder):
     (folder / "optimizer.pt").write_bytes(b"1")
-    checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1})
+    manifest.complete(folder, {"kind": manifest.MODEL, "step": 1})
     (folder / "optimizer.pt").unlink()
     assert load(folder).config.num_hidden_layers == 2
 

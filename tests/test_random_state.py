@@ -7,15 +7,16 @@ import pytest
 import torch
 from transformers import DbrxConfig, GPT2Config, MixtralConfig, Qwen3Config
 
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint, random_state
+from hugcoder.run import random_state
 
 
 @pytest.fixture
 def written_by_two(tmp_path):
     folder = tmp_path / "checkpoint-4"
     folder.mkdir()
-    checkpoint.complete(folder, {"step": 4, "world_size": 2})
+    manifest.complete(folder, {"step": 4, "world_size": 2})
     return folder
 
 

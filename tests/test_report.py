@@ -18,7 +18,6 @@ from evaluation.run_files import read_run
 from hugcoder.data.codec import Codec
 from hugcoder.files import write_json
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint
 
 HOSTILE = '</pre></script><script>alert(1)</script><img src="https://evil.example/x.png">&amp;'
 
@@ -158,7 +157,7 @@ def whole_run(tokenizer, tmp_path_factory):
     config = {"model_type": "qwen3", "num_hidden_layers": 5, "hidden_size": 96}
     write_json(run / "model" / "config.json", config)
     shutil.copy(tokenizer / "tokenizer.json", run / "model")
-    checkpoint.complete(run / "model", {"step": 300})
+    manifest.complete(run / "model", {"step": 300})
     write_json(run / "evaluation" / "results.json", results())
     return run
 

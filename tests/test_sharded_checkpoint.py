@@ -14,7 +14,7 @@ from run_in_ranks import (
     model_of,
 )
 
-from hugcoder.run import checkpoint
+from hugcoder.model import manifest
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(sharded, tmp_path):
     begun = log.index("checkpoint-3 is being written")
     done = log.index("checkpoint-3 is complete")
     assert begun < log.index("step 4/5") < done
-    assert checkpoint.damage(run / "checkpoint-3") == ""
-    assert checkpoint.damage(run / "checkpoint-5") == ""  # waited for at the end
+    assert manifest.damage(run / "checkpoint-3") == ""
+    assert manifest.damage(run / "checkpoint-5") == ""  # waited for at the end
 
 
 def test_writing_at_once_gives_the_same_files(sharded, unbroken, tmp_path):
@@ -105,14 +105,14 @@ def test_writing_at_once_gives_the_same_files(sharded, unbroken, tmp_path):
 def test_old_checkpoints_are_deleted_and_the_newest_does_not_grow_with_the_run(sharded, tmp_path):
     program = "rank_programs_checkpoint:few_log_lines"
     sharded.run(tmp_path, "fsdp.yaml", save_total_limit=2, main=program)
-    assert [folder.name for folder in checkpoint.checkpoints_in(tmp_path)] == [
+    assert [folder.name for folder in manifest.checkpoints_in(tmp_path)] == [
         "checkpoint-4",
         "checkpoint-6",
     ]
-    manifest = json.loads((tmp_path / "checkpoint-6" / "manifest.json").read_text())
-    assert manifest["tokens"] == 6 * 4 * 128
-    assert manifest["world_size"] == 2
-    assert manifest["engine"] == "FSDP"
+    written = json.loads((tmp_path / "checkpoint-6" / "manifest.json").read_text())
+    assert written["tokens"] == 6 * 4 * 128
+    assert written["world_size"] == 2
+    assert written["engine"] == "FSDP"
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
     assert [line["step"] for line in state["log_history"]] == [4, 5, 6]
     assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
@@ -188,7 +188,7 @@ def assert_ended_by_a_full_disk(world: World, run: Path) -> None:
     for rank in range(2):
         assert "No space left on device" in world.of_rank(rank)
         assert "Traceback" not in world.of_rank(rank)
-    assert checkpoint.damage(run / "checkpoint-2") == ""
+    assert manifest.damage(run / "checkpoint-2") == ""
 
 
 def test_a_disk_that_fills_behind_the_training_ends_all_ranks_in_a_sentence(

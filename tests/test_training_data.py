@@ -8,15 +8,15 @@ import pytest
 
 from hugcoder.data.training_data import UNKNOWN, corpora_of, corpora_of_run, joined, training_data
 from hugcoder.files import write_json
+from hugcoder.model import manifest
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint
 
 ONE, OTHER = "1" * 16, "2" * 16
 
 
 def model(folder: Path, **facts) -> Path:
     folder.mkdir(parents=True)
-    checkpoint.complete(folder, {"kind": checkpoint.MODEL, "step": 1, **facts})
+    manifest.complete(folder, {"kind": manifest.MODEL, "step": 1, **facts})
     return folder
 
 
@@ -107,8 +107,8 @@ def run_of_corpus(tokenizer, corpus, tmp_path_factory) -> Path:
 
     run = write_run(tmp_path_factory.mktemp("run"), tokenizer)
     named = fingerprint(corpus)[:16]
-    facts = {"kind": checkpoint.MODEL, "identity": {"corpus": named}, "corpora": [named]}
-    checkpoint.complete(run / "model", facts)
+    facts = {"kind": manifest.MODEL, "identity": {"corpus": named}, "corpora": [named]}
+    manifest.complete(run / "model", facts)
     return run
 
 

@@ -14,8 +14,8 @@ from hugcoder.data.codec import Codec
 from hugcoder.data.tokenizer_files import hub_tokenizer
 from hugcoder.hardware import check_device
 from hugcoder.hub import can_be_hub_name, check_hub_has, did_you_mean
+from hugcoder.model.manifest import last_complete
 from hugcoder.refusal import Refusal
-from hugcoder.run.checkpoint import last_complete
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -29,9 +29,9 @@ from hugcoder.engines.sharded_parameters import local_part
 from hugcoder.engines.zero import without_zero3
 from hugcoder.file_table import changed
 from hugcoder.files import MANIFEST, read_object
+from hugcoder.model import manifest
 from hugcoder.model.config_keys import check_keys
 from hugcoder.refusal import Refusal, told
-from hugcoder.run import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ HASHED_HERE = (".json", ".jinja")  # a changed value in them may have the size o
 MOST_HASHED = 64_000_000  # bytes
 NAMES_SHOWN = 3
 UNTIED = {"tie_word_embeddings": False}
-SHARDS = (f"{checkpoint.MODEL_SHARDS}/*", "global_step*/*")  # of FSDP and of DeepSpeed
+SHARDS = (f"{manifest.MODEL_SHARDS}/*", "global_step*/*")  # of FSDP and of DeepSpeed
 REPAIR = "download or export it again, or give another model"
 
 
@@ -132,7 +132,7 @@ def manifest_damage(folder: Path) -> str:
     """
     if not (folder / MANIFEST).is_file():
         return ""
-    reason = checkpoint.missing_from(folder)
+    reason = manifest.missing_from(folder)
     if "manifest" in reason:
         is_ours = b'"checksum"' in (folder / MANIFEST).read_bytes()
         return reason if is_ours else ""
@@ -140,7 +140,7 @@ def manifest_damage(folder: Path) -> str:
         return reason
     small = {
         name: facts
-        for name, facts in checkpoint.manifest_of(folder)["files"].items()
+        for name, facts in manifest.manifest_of(folder)["files"].items()
         if name.endswith(HASHED_HERE) and facts["bytes"] < MOST_HASHED and (folder / name).is_file()
     }
     return changed(folder, small)

@@ -26,6 +26,7 @@ from hugcoder.engines import gradient_norm, zero
 from hugcoder.engines.fsdp import settle_fsdp
 from hugcoder.engines.world import check_sharding, check_world
 from hugcoder.files import full_disk_shown
+from hugcoder.model import manifest
 from hugcoder.model.build import ModelSize, finish_model_folder
 from hugcoder.model.random_init import expect_shards, fill_shards, is_on_meta
 from hugcoder.pretraining.arguments import PretrainArguments
@@ -238,7 +239,7 @@ class PretrainTrainer(Trainer):
             self.skipped_steps.tell(step, guard.norm, guard.bound)
         if guard.is_exhausted:
             self.checkpoints.finish()
-            last = checkpoint.last_complete(Path(self.args.output_dir))
+            last = manifest.last_complete(Path(self.args.output_dir))
             raise Refusal(
                 f"{guard.num_skipped_lately} of the last {min(step, WINDOW)} steps were skipped, "
                 f"more than max_skipped_steps {guard.max_skipped} allows; the last good checkpoint "

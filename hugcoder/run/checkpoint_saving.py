@@ -29,10 +29,11 @@ from transformers.trainer import SCHEDULER_NAME
 from hugcoder.engines.collectives import cpu_group, gather, num_ranks, on_rank_0
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, full_disk_shown
+from hugcoder.model import manifest
 from hugcoder.model.build import finish_model_folder
+from hugcoder.model.manifest import MODEL_SHARDS, OPTIMIZER_SHARDS
 from hugcoder.refusal import Refusal
 from hugcoder.run import checkpoint, random_state
-from hugcoder.run.checkpoint import MODEL_SHARDS, OPTIMIZER_SHARDS
 from hugcoder.run.export_weights import complete_model, weight_shapes
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class CheckpointSaver(TrainerCallback):
             write()
             if trainer.args.should_save:
                 self._write_model_files(folder)
-        facts, staged, self.staged = self.facts(checkpoint.CHECKPOINT), self.staged, {}
+        facts, staged, self.staged = self.facts(manifest.CHECKPOINT), self.staged, {}
         if not staged:
             self._complete(folder, facts, self.group, start)
             return
@@ -182,7 +183,7 @@ class CheckpointSaver(TrainerCallback):
         files = self._hash(folder, group)
 
         def write_manifest() -> None:
-            checkpoint.complete(folder, facts, files)
+            manifest.complete(folder, facts, files)
             checkpoint.rotate(self.run, self.trainer.args.save_total_limit, folder)
             size = sum(of_file["bytes"] for of_file in files.values()) / 1e9
             seconds = time.perf_counter() - start
@@ -200,7 +201,7 @@ class CheckpointSaver(TrainerCallback):
 
         Raises: Refusal, on all ranks, when its folder does not hold all weights.
         """
-        files, facts = self._hash(folder, self.group), self.facts(checkpoint.MODEL)
+        files, facts = self._hash(folder, self.group), self.facts(manifest.MODEL)
         on_rank_0(lambda: complete_model(folder, self.weights, facts, files), self.group)
 
     def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
@@ -209,7 +210,7 @@ class CheckpointSaver(TrainerCallback):
         ranks, rank = num_ranks(group), self.trainer.args.process_index
         hashed, error = {}, None
         try:
-            names = checkpoint.share_of(checkpoint.names_in(folder), rank, ranks)
+            names = manifest.share_of(manifest.names_in(folder), rank, ranks)
             hashed = hash_files(folder, names)
         except OSError as found:
             error = found
@@ -257,7 +258,7 @@ class CheckpointSaver(TrainerCallback):
 
 def check_engine(folder: Path, now: str, is_sharded: bool) -> None:
     """Raises: Refusal when a checkpoint's state is in a form that this engine cannot read."""
-    then = checkpoint.manifest_of(folder)["engine"]
+    then = manifest.manifest_of(folder)["engine"]
     if then != now and not {then, now} <= UNSHARDED:
         raise Refusal(
             f"{folder} was written by the engine {then} and this is {now}, which cannot read its "

@@ -25,10 +25,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from hugcoder.data.tokenizer_files import copy_tokenizer
 from hugcoder.engines.sharded_parameters import whole_shape
 from hugcoder.files import write_json
+from hugcoder.model import manifest
 from hugcoder.model.pretrained import weight_files
 from hugcoder.ownership import contents
 from hugcoder.refusal import Refusal, told
-from hugcoder.run import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ def export_checkpoint(
 
     Raises: Refusal when the checkpoint is damaged or the output folder holds something.
     """
-    if newest := checkpoint.last_complete(source):
+    if newest := manifest.last_complete(source):
         raise Refusal(f"{source} is a run; give one of its checkpoints: the newest is {newest}.")
     if (source / "run.json").is_file():
         raise Refusal(f"{source} is a run without a complete checkpoint; there is none to export.")
-    if reason := checkpoint.damage(source):
+    if reason := manifest.damage(source):
         raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
     if contents(output_dir):
         raise Refusal(f"output_dir {output_dir} is not empty; give a new folder.")
@@ -71,7 +71,7 @@ def export_checkpoint(
     output_dir.mkdir(parents=True, exist_ok=True)
     _write_weights(weights, names, output_dir, dtype, max_file_bytes)
     _write_rest(source, output_dir, dtype)
-    complete_model(output_dir, expected, checkpoint.facts_of(source))
+    complete_model(output_dir, expected, manifest.facts_of(source))
 
 
 def weight_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
@@ -102,7 +102,7 @@ def complete_model(
             f"there or have another shape, {missing[0]} first. It is not marked as finished; take "
             "the weights from the last checkpoint: python export.py CHECKPOINT --output_dir FOLDER."
         )
-    checkpoint.complete(folder, facts | {"kind": checkpoint.MODEL}, files)
+    manifest.complete(folder, facts | {"kind": manifest.MODEL}, files)
 
 
 def _count(shapes: dict[str, torch.Size]) -> int:
@@ -110,13 +110,13 @@ def _count(shapes: dict[str, torch.Size]) -> int:
 
 
 def _weights_of(source: Path) -> Weights:
-    facts, shards = checkpoint.facts_of(source), source / checkpoint.MODEL_SHARDS
-    if facts["engine"] == "DEEPSPEED" and facts.get("kind") != checkpoint.MODEL:
+    facts, shards = manifest.facts_of(source), source / manifest.MODEL_SHARDS
+    if facts["engine"] == "DEEPSPEED" and facts.get("kind") != manifest.MODEL:
         return _in_zero(source)
     return (
         _in_shards(shards)
         if shards.is_dir()
-        else _in_safetensors(source, checkpoint.manifest_of(source)["files"])
+        else _in_safetensors(source, manifest.manifest_of(source)["files"])
     )
 
 

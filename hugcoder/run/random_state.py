@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig, set_seed
 
+from hugcoder.model.manifest import manifest_of
 from hugcoder.refusal import Refusal
-from hugcoder.run.checkpoint import manifest_of
 
 logger = logging.getLogger(__name__)
 
