@@ -6,7 +6,8 @@ a left-to-right model learns to produce the middle from both sides (Bavarian et 
 (bigcode-project/Megatron-LM). Everything is stateless: the random stream of a piece is a function
 of (seed, epoch, document, piece), never of a worker, a rank or an order.
 
-Holds no torch, no tokenizer and no file access. Training, evaluation, generation and serving all
+Holds no torch, no tokenizer and no file access; how the known model families spell it is in
+`hugcoder.data.fim_formats`. Training, evaluation, generation and serving all
 use this module.
 """
 
@@ -43,58 +44,6 @@ class FimFormat:
     spm: str = "psSmPM"
 
 
-STARCODER = FimFormat(
-    "starcoder",
-    "<fim_prefix>",
-    "<fim_suffix>",
-    "<fim_middle>",
-    "<|endoftext|>",
-    "<fim_pad>",
-    "<repo_name>",
-    "<file_sep>",
-)
-QWEN = FimFormat(
-    "qwen",
-    "<|fim_prefix|>",
-    "<|fim_suffix|>",
-    "<|fim_middle|>",
-    "<|endoftext|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-    stops=("<|im_end|>",),
-)
-DEEPSEEK = FimFormat(
-    "deepseek",
-    "<｜fim▁begin｜>",
-    "<｜fim▁hole｜>",
-    "<｜fim▁end｜>",
-    "<｜end▁of▁sentence｜>",
-)
-CODEGEMMA = FimFormat(
-    "codegemma",
-    "<|fim_prefix|>",
-    "<|fim_suffix|>",
-    "<|fim_middle|>",
-    "<|file_separator|>",
-    stops=("<eos>",),
-)
-CODELLAMA = FimFormat("codellama", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>", stops=("</s>",))
-SANTACODER = FimFormat(
-    "santacoder", "<fim-prefix>", "<fim-suffix>", "<fim-middle>", "<|endoftext|>", "<fim-pad>"
-)
-FORMATS = (
-    STARCODER,
-    QWEN,
-    CODEGEMMA,
-    DEEPSEEK,
-    CODELLAMA,
-    SANTACODER,
-)  # spellings from each family's model card
-_ROLES = ("prefix", "suffix", "middle", "pad", "repo_name", "file_separator")
-SENTINELS = frozenset(getattr(known, role) for known in FORMATS for role in _ROLES) - {""}
-
-
 @dataclass(frozen=True)
 class FimIds:
     """A FimFormat with the ids of one tokenizer.
@@ -123,37 +72,6 @@ class FimIds:
     def prompt(self, prefix: list[int], suffix: list[int], mode: str = "psm") -> list[int]:
         """Ids after which the model writes the middle."""
         return self.arrange(getattr(self.format, mode), prefix, suffix, [])
-
-
-def find_ids(token_to_id: Mapping[str, int], formats: tuple[FimFormat, ...] = FORMATS) -> FimIds:
-    """Find the family whose sentinels a vocabulary has.
-
-    Raises: ValueError when it has those of none; training must then stop, never go on without FIM.
-    """
-    for known in formats:
-        letters = {
-            letter: name
-            for letter, name in zip("psm", (known.prefix, known.suffix, known.middle), strict=True)
-            if letter in known.psm
-        }
-        if all(name in token_to_id for name in (*letters.values(), known.end)):
-            stop_names = {
-                known.end,
-                known.pad,
-                known.repo_name,
-                known.file_separator,
-                *known.stops,
-            }
-            stops = frozenset(token_to_id[name] for name in stop_names if name in token_to_id)
-            sentinels = {letter: token_to_id[name] for letter, name in letters.items()}
-            return FimIds(known, sentinels, token_to_id[known.end], stops)
-    names = ", ".join(
-        f"{known.name} ({known.prefix} {known.suffix} {known.middle})" for known in formats
-    )
-    raise ValueError(
-        f"the tokenizer has the fill-in-the-middle tokens of no known family; known are {names}. "
-        "Train one with `python -m tokenizer`, or take a model that was trained to fill in."
-    )
 
 
 class Span(NamedTuple):

@@ -76,7 +76,7 @@ def pretrain(
     model_args, data_args, training_args = groups
     from transformers import set_seed
 
-    from hugcoder.data import token_store
+    from hugcoder.data import row_statistics, token_store
     from hugcoder.data.training_data import corpora_of_run
     from hugcoder.engines.collectives import disband
     from hugcoder.model.build import build_model, check_model, measure_model
@@ -94,7 +94,7 @@ def pretrain(
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training_args, codec)
     held_out = load_held_out(data_args, training_args, codec)
-    logger.info(rows.summary())
+    logger.info(row_statistics.summary(rows))
 
     # Model
     watchdog.at("while building the model", LONG_SECONDS)
@@ -153,13 +153,14 @@ def record_start(
 ) -> None:
     """Say what begins or goes on, in the log and, on rank 0, in run.json."""
     from hugcoder import hardware
+    from hugcoder.data import row_statistics
     from hugcoder.data.training_data import tell_of_passes, training_data
     from hugcoder.run import run_record
     from hugcoder.run.identity import named
 
     _, data_args, training_args = groups
     tokens_per_step = rows.tokens_in(training_args.rows_per_step)
-    steps_a_pass = rows.rows_in_epoch(0) / training_args.rows_per_step
+    steps_a_pass = rows.epochs.rows_in(0) / training_args.rows_per_step
     logger.info(
         "run: %s steps x %s rows x %s tokens = %s tokens, %.3g passes over %s, on %s process(es)%s",
         f"{training_args.max_steps:,}",
@@ -180,7 +181,7 @@ def record_start(
         "flops_per_token": size.flops_per_token,
         "tokens_per_step": tokens_per_step,
         "max_steps": training_args.max_steps,
-        "data": rows.summary(),
+        "data": row_statistics.summary(rows),
         "device": hardware.device_name(),
         "world_size": training_args.world_size,
         "corpora": corpora,

@@ -33,9 +33,10 @@ import torch
 
 import fim
 from hugcoder.data import corpus as corpora
-from hugcoder.data import token_store
+from hugcoder.data import row_statistics, token_store
 from hugcoder.data.codec import Codec
-from hugcoder.data.rows import PADDING, PackedRows, RowSettings
+from hugcoder.data.epochs import RowSettings
+from hugcoder.data.rows import PADDING, PackedRows
 from hugcoder.data.token_store import TokenStore
 from hugcoder.files import write_json
 
@@ -134,11 +135,11 @@ def measure_planning(args: argparse.Namespace, codec: Codec) -> None:
 
         print(f"plan of {len(lengths):,} documents: {timed(plan, args.repeats)} CPU-s")
         rows = PackedRows(store, codec, settings)
-        print(rows.summary())
+        print(row_statistics.summary(rows))
 
         def find(index: int) -> float:
             began = time.perf_counter()
-            rows.locate(index)
+            rows.epochs.locate(index)
             return 1000 * (time.perf_counter() - began)
 
         print(

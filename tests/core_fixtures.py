@@ -9,7 +9,8 @@ import fim
 from data_prep.tokenize_corpus import tokenize
 from hugcoder.data.codec import Codec
 from hugcoder.data.corpus import HELD_OUT, TRAIN
-from hugcoder.data.rows import PackedRows, RowSettings
+from hugcoder.data.epochs import RowSettings
+from hugcoder.data.rows import PackedRows
 from hugcoder.data.token_store import TokenStore
 
 

@@ -11,7 +11,7 @@ from conftest import train_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fim
+from hugcoder.data import fim_formats
 from hugcoder.data.codec import Codec
 from hugcoder.data.corpus import TRAIN, read_corpus
 from hugcoder.data.special_tokens import NUM_SPECIAL_TOKENS, SPECIAL_TOKENS
@@ -78,7 +78,7 @@ def test_special_tokens_have_the_first_ids_and_stand_for_no_bytes(codec):
     assert codec.decode_bytes(range(64)) == b""
     assert codec.end_of_text == codec.special_ids["<|endoftext|>"]
     assert codec.pad == codec.special_ids["<fim_pad>"]
-    assert codec.fim_ids.format == fim.STARCODER
+    assert codec.fim_ids.format == fim_formats.STARCODER
 
 
 def test_a_pickled_codec_of_a_checkpoint_stays_one(codec):
@@ -125,17 +125,23 @@ def test_padding_and_truncation_in_the_file_do_not_reach_encoding(tokenizer, cod
 
 def qwen_like(folder: Path) -> Path:
     """Sentinels as Qwen2.5-Coder's tokenizer.json has them: added tokens with special = false."""
-    names = [fim.QWEN.end, fim.QWEN.prefix, fim.QWEN.middle, fim.QWEN.suffix, fim.QWEN.pad]
+    names = [
+        fim_formats.QWEN.end,
+        fim_formats.QWEN.prefix,
+        fim_formats.QWEN.middle,
+        fim_formats.QWEN.suffix,
+        fim_formats.QWEN.pad,
+    ]
     train_tokenizer(folder, ["def f(x):\n    return x\n"] * 3, 300, names)
     values = json.loads((folder / "tokenizer.json").read_text())
     for token in values["added_tokens"]:
-        token["special"] = token["content"] == fim.QWEN.end
+        token["special"] = token["content"] == fim_formats.QWEN.end
     (folder / "tokenizer.json").write_text(json.dumps(values))
     return folder
 
 
 def test_sentinels_that_are_not_flagged_special_are_found(tmp_path):
-    assert Codec(qwen_like(tmp_path / "qwen")).fim_ids.format == fim.QWEN
+    assert Codec(qwen_like(tmp_path / "qwen")).fim_ids.format == fim_formats.QWEN
 
 
 def test_sentinels_that_are_not_flagged_special_stay_text_in_text(tmp_path):

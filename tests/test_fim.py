@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fim
+from hugcoder.data import fim_formats
 from hugcoder.data.corpus import TRAIN
 from hugcoder.data.packing import cut_documents
 from hugcoder.data.token_store import TokenStore
@@ -316,10 +317,10 @@ def vocabulary_of(family: fim.FimFormat) -> dict[str, int]:
     return {name: 1000 + n for n, name in enumerate(name for name in names if name)}
 
 
-@pytest.mark.parametrize("family", fim.FORMATS, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", fim_formats.FORMATS, ids=lambda family: family.name)
 def test_the_ids_of_each_family_are_found(family):
     vocabulary = {"def": 3} | vocabulary_of(family)
-    found = fim.find_ids(vocabulary)
+    found = fim_formats.find_ids(vocabulary)
     assert found.format == family
     assert found.end == vocabulary[family.end]
     names = {"p": family.prefix, "s": family.suffix, "m": family.middle}
@@ -331,10 +332,10 @@ def test_the_ids_of_each_family_are_found(family):
 
 @pytest.mark.parametrize("missing", ["prefix", "suffix", "middle", "end"])
 def test_a_vocabulary_without_all_sentinels_is_refused(missing):
-    vocabulary = vocabulary_of(fim.STARCODER)
-    del vocabulary[getattr(fim.STARCODER, missing)]
+    vocabulary = vocabulary_of(fim_formats.STARCODER)
+    del vocabulary[getattr(fim_formats.STARCODER, missing)]
     with pytest.raises(ValueError, match=r"no known family; known are starcoder .*<fim_prefix>"):
-        fim.find_ids(vocabulary)
+        fim_formats.find_ids(vocabulary)
 
 
 def test_a_prompt_is_what_stands_before_the_middle(codec):
@@ -346,9 +347,9 @@ def test_a_prompt_is_what_stands_before_the_middle(codec):
 
 
 def test_a_family_without_a_middle_sentinel_has_none_in_its_units(codec):
-    two = dataclasses.replace(fim.STARCODER, name="two", psm="sSpPM", spm="pPsSM")
+    two = dataclasses.replace(fim_formats.STARCODER, name="two", psm="sSpPM", spm="pPsSM")
     vocabulary = {two.prefix: 1, two.suffix: 2, two.end: 3}
-    ids = fim.find_ids(vocabulary, (two,))
+    ids = fim_formats.find_ids(vocabulary, (two,))
     assert ids.arrange(two.psm, [10], [20], [30]) == [2, 20, 1, 10, 30]
     unit = fim.make_unit(
         "ab", codec.encode, ids, np.random.default_rng(0), settings_of("random", 0.0), 9

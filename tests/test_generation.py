@@ -11,8 +11,8 @@ from evaluation_fixtures import CONTEXT, tiny_gpt2, tiny_llama, write_run
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers import models as tokenizer_models
 
-import fim
 import generate
+from hugcoder.data import fim_formats
 from hugcoder.files import write_json
 from hugcoder.generation import decoding
 from hugcoder.generation.loading import CheckpointCodec, find_checkpoint, load_checkpoint
@@ -194,7 +194,7 @@ def spaced_codec(tmp_path_factory):
             decoders.Strip(" ", 1, 0),
         ]
     )
-    known = fim.CODELLAMA
+    known = fim_formats.CODELLAMA
     names = ("<s>", "</s>", known.prefix, known.suffix, known.middle, known.end)
     tokenizer.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in names])
     tokenizer.post_processor = processors.TemplateProcessing(

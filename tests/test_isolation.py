@@ -14,6 +14,7 @@ from test_rows import units_of
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.neftune import activate_neftune
 
+from hugcoder.data import row_statistics
 from hugcoder.data.batch import PackedCollator, boundaries
 from hugcoder.data.corpus import TRAIN
 from hugcoder.data.rows import IGNORED, PADDING
@@ -58,7 +59,7 @@ def make_model(family: str, attention: str, **changes):
 def rows(store, codec) -> list[dict[str, torch.Tensor]]:
     """The four rows of 128 that hold the most units."""
     packed = make_rows(TokenStore(store, TRAIN), codec, row_length=128)
-    crowded = [packed[index] for index in packed.fullest_rows(4)]
+    crowded = [packed[index] for index in row_statistics.fullest_rows(packed, 4)]
     assert min(len(units_of(row)) for row in crowded) > 1
     return crowded
 

@@ -5,6 +5,7 @@ import torch
 from core_fixtures import make_rows
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from hugcoder.data import row_statistics
 from hugcoder.data.corpus import TRAIN
 from hugcoder.data.rows import (
     FIM_CONTEXT,
@@ -23,7 +24,7 @@ VOCAB_SIZE = 1024
 @pytest.fixture(scope="module")
 def batch(store, codec) -> dict[str, torch.Tensor]:
     rows = make_rows(TokenStore(store, TRAIN), codec, row_length=128)
-    picked = [rows[index] for index in rows.fullest_rows(6)]
+    picked = [rows[index] for index in row_statistics.fullest_rows(rows, 6)]
     return {name: torch.stack([row[name] for row in picked]) for name in picked[0]}
 
 

@@ -12,18 +12,12 @@ from core_fixtures import dense_texts, make_rows, make_store
 from torch.utils.data import DataLoader
 
 from data_prep.tokenize_corpus import tokenize
+from hugcoder.data import row_statistics
 from hugcoder.data.codec import Codec
 from hugcoder.data.corpus import HELD_OUT, TRAIN, read_corpus
-from hugcoder.data.rows import (
-    FIM_CONTEXT,
-    FIM_MIDDLE,
-    IGNORED,
-    LEFT_TO_RIGHT,
-    PADDING,
-    PackedRows,
-    clear_mixture,
-    mixture_repeats,
-)
+from hugcoder.data.epochs import Epochs
+from hugcoder.data.mixture import clear_mixture, mixture_repeats
+from hugcoder.data.rows import FIM_CONTEXT, FIM_MIDDLE, IGNORED, LEFT_TO_RIGHT, PADDING, PackedRows
 from hugcoder.data.token_store import TokenStore
 from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
 from hugcoder.pretraining.data import load_held_out
@@ -76,7 +70,7 @@ def as_lists(row: dict[str, torch.Tensor]) -> dict[str, list[int]]:
 
 
 def len_epoch(rows: PackedRows) -> int:
-    return rows.rows_in_epoch(0)
+    return rows.epochs.rows_in(0)
 
 
 # ---- random access -------------------------------------------------------------------------------
@@ -113,9 +107,9 @@ def test_seed_epoch_and_nothing_else_change_the_rows(mixed, codec):
 
 def draws_of(rows: PackedRows, epoch: int) -> dict[tuple[int, int], list[list[int]]]:
     """(document, repeat) -> the ids of its units, for one epoch."""
-    first, found = sum(rows.rows_in_epoch(e) for e in range(epoch)), {}
-    for index in range(first, first + rows.rows_in_epoch(epoch)):
-        plan, row = rows.locate(index)
+    first, found = sum(rows.epochs.rows_in(e) for e in range(epoch)), {}
+    for index in range(first, first + rows.epochs.rows_in(epoch)):
+        plan, row = rows.epochs.locate(index)
         planned = plan.units_of(row, row + 1)
         keys = zip(planned.document.tolist(), planned.repeat.tolist(), strict=True)
         units = [unit["input_ids"].tolist() for unit in units_of(rows[index])]
@@ -142,7 +136,7 @@ def test_a_document_is_split_anew_in_each_epoch_repeat_and_seed(mixed, codec):
 @pytest.mark.parametrize("row_length", [64, 128, 1024])
 def test_an_epoch_without_fim_is_every_document_and_its_end_token(real, codec, row_length):
     rows = make_rows(real, codec, row_length=row_length, fim_rate=0.0)
-    plan, found = rows.plan(0), collections.defaultdict(dict)
+    plan, found = rows.epochs.plan(0), collections.defaultdict(dict)
     for index in range(len(rows)):
         units = units_of(rows[index])
         planned = plan.units_of(index, index + 1)
@@ -161,7 +155,7 @@ def test_an_epoch_without_fim_is_every_document_and_its_end_token(real, codec, r
 def test_an_epoch_with_fim_holds_every_document_once(real, codec, fim_rate):
     rows, found = make_rows(real, codec, row_length=256, fim_rate=fim_rate), {}
     for index in range(len(rows)):
-        planned = rows.plan(0).units_of(index, index + 1)
+        planned = rows.epochs.plan(0).units_of(index, index + 1)
         places = zip(planned.document.tolist(), planned.start.tolist(), strict=True)
         for place, unit in zip(places, units_of(rows[index]), strict=True):
             assert place not in found
@@ -223,8 +217,8 @@ def test_labels_kinds_and_positions_say_what_each_token_is(mixed, codec, fim_rat
 
 
 def test_fim_rate_zero_and_one_are_all_or_nothing(mixed, codec):
-    assert not make_rows(mixed, codec, fim_rate=0.0).plan(0).units.is_fim.any()
-    assert make_rows(mixed, codec, fim_rate=1.0).plan(0).units.is_fim.all()
+    assert not make_rows(mixed, codec, fim_rate=0.0).epochs.plan(0).units.is_fim.any()
+    assert make_rows(mixed, codec, fim_rate=1.0).epochs.plan(0).units.is_fim.all()
 
 
 # ---- epochs and shares ---------------------------------------------------------------------------
@@ -233,15 +227,15 @@ def test_fim_rate_zero_and_one_are_all_or_nothing(mixed, codec):
 def test_global_rows_run_through_the_epochs_without_gap(mixed, codec):
     rows = make_rows(mixed, codec, num_rows=1000)
     assert len(rows) == 1000
-    sizes = [rows.rows_in_epoch(epoch) for epoch in range(4)]
+    sizes = [rows.epochs.rows_in(epoch) for epoch in range(4)]
     located = [(epoch, row) for epoch, size in enumerate(sizes) for row in range(size)]
     fresh = make_rows(mixed, codec, num_rows=1000)
     for index in [*range(sum(sizes) - 1, 0, -7), *range(0, sum(sizes), 5)]:
-        plan, row = fresh.locate(index)
+        plan, row = fresh.epochs.locate(index)
         assert (plan.epoch, row) == located[index]
-    assert fresh.epoch_at(0) == 0
-    assert fresh.epoch_at(sizes[0]) == 1
-    assert fresh.epoch_at(sizes[0] + sizes[1] // 2) == 1 + sizes[1] // 2 / sizes[1]
+    assert fresh.epochs.epoch_at(0) == 0
+    assert fresh.epochs.epoch_at(sizes[0]) == 1
+    assert fresh.epochs.epoch_at(sizes[0] + sizes[1] // 2) == 1 + sizes[1] // 2 / sizes[1]
     assert len(make_rows(mixed, codec)) == sizes[0], "without a length it is one epoch"
 
 
@@ -256,14 +250,14 @@ def test_shares_are_those_counted_from_the_plan(mixed, codec):
     start, stop = 3, 2 * len_epoch(rows) + 5
     tokens, in_fim, total = collections.Counter(), 0, 0
     for index in range(start, stop):
-        plan, row = rows.locate(index)
+        plan, row = rows.epochs.locate(index)
         units = plan.units_of(row, row + 1)
         for unit, document in enumerate(units.document):
             language = mixed.language_names[mixed.languages[document]]
             tokens[language] += int(units.num_tokens[unit])
             total += int(units.length[unit])
             in_fim += int(units.length[unit]) * bool(units.is_fim[unit])
-    shares = rows.shares(start, stop)
+    shares = row_statistics.shares(rows, start, stop)
     assert shares["fim"] == pytest.approx(in_fim / total)
     for language, count in tokens.items():
         assert shares[f"language/{language}"] == pytest.approx(count / sum(tokens.values()))
@@ -272,18 +266,18 @@ def test_shares_are_those_counted_from_the_plan(mixed, codec):
 
 def test_shares_report_padding(mixed, codec):
     rows = make_rows(mixed, codec)
-    plan = rows.plan(0)
+    plan = rows.epochs.plan(0)
     free = 1 - plan.units.length.sum() / (plan.num_rows * rows.settings.row_length)
-    assert rows.shares(0, plan.num_rows)["padding"] == pytest.approx(free)
+    assert row_statistics.shares(rows, 0, plan.num_rows)["padding"] == pytest.approx(free)
 
 
 def test_a_mixture_changes_the_shares_as_it_says(mixed, codec):
     rows = make_rows(mixed, codec, fim_rate=0.0, mixture={"go": 2, "python": 0})
-    assert rows.shares(0, len(rows))["language/go"] == 1
+    assert row_statistics.shares(rows, 0, len(rows))["language/go"] == 1
     go = mixed.lengths[mixed.languages == mixed.language_names.index("go")].sum()
-    assert rows.plan(0).units.num_tokens.sum() == 2 * go
+    assert rows.epochs.plan(0).units.num_tokens.sum() == 2 * go
     by_source = make_rows(mixed, codec, fim_rate=0.0, mixture={"test": 3})
-    assert len(by_source.plan(0).units.document) == 3 * len(by_source.pieces.document)
+    assert len(by_source.epochs.plan(0).units.document) == 3 * len(by_source.epochs.pieces.document)
 
 
 def test_a_large_evaluation_batch_leaves_more_than_one_held_out_row(store, codec, tmp_path):
@@ -298,9 +292,9 @@ def test_a_large_evaluation_batch_leaves_more_than_one_held_out_row(store, codec
 def test_the_fullest_rows_hold_the_most_units(mixed, codec):
     rows = make_rows(mixed, codec)
     counts = [len(units_of(rows[i])) for i in range(len(rows))]
-    fullest = rows.fullest_rows(3)
+    fullest = row_statistics.fullest_rows(rows, 3)
     assert [counts[i] for i in fullest] == sorted(counts, reverse=True)[:3]
-    assert len(rows.fullest_rows(len(rows) + 2)) == len(rows) + 2
+    assert len(row_statistics.fullest_rows(rows, len(rows) + 2)) == len(rows) + 2
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -311,7 +305,7 @@ def test_the_documents_of_rows_are_those_whose_text_is_in_them(real, codec, corp
     rows = make_rows(real, codec, row_length=256, fim_rate=0.0)
     end = codec.decode_bytes([codec.end_of_text])
     for index in range(0, len(rows) - 1, 7):
-        named = {document["path"] for document in rows.documents(index, index + 2)}
+        named = {document["path"] for document in row_statistics.documents(rows, index, index + 2)}
         units = [unit for i in (index, index + 1) for unit in units_of(rows[i])]
         held = [text_of(unit, codec).removesuffix(end) for unit in units]
         assert all(any(text in texts[path] for path in named) for text in held)
@@ -443,20 +437,20 @@ def test_a_late_row_is_found_by_the_remembered_epochs_and_not_by_planning_them_a
     real, codec, tmp_path, monkeypatch
 ):
     rows, file = make_rows(real, codec), tmp_path / "epochs.json"
-    rows.remember_epochs(file, may_write=True)
-    late = 5 * rows.rows_in_epoch(0) + 3
-    expected_plan, expected_row = rows.locate(late)
+    rows.epochs.remember(file, may_write=True)
+    late = 5 * rows.epochs.rows_in(0) + 3
+    expected_plan, expected_row = rows.epochs.locate(late)
 
     again = make_rows(real, codec)
-    again.remember_epochs(file, may_write=False)
+    again.epochs.remember(file, may_write=False)
     planned = []
-    plan = PackedRows.plan
-    monkeypatch.setattr(PackedRows, "plan", lambda self, n: planned.append(n) or plan(self, n))
-    found_plan, found_row = again.locate(late)
+    plan = Epochs.plan
+    monkeypatch.setattr(Epochs, "plan", lambda self, n: planned.append(n) or plan(self, n))
+    found_plan, found_row = again.epochs.locate(late)
     assert (found_plan.epoch, found_row) == (expected_plan.epoch, expected_row)
     assert planned == [expected_plan.epoch]
 
     other = make_rows(real, codec, seed=7)
-    before = list(other._first_rows)
-    other.remember_epochs(file, may_write=False)
-    assert other._first_rows == before  # another seed, another plan
+    before = list(other.epochs._first_rows)
+    other.epochs.remember(file, may_write=False)
+    assert other.epochs._first_rows == before  # another seed, another plan

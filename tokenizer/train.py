@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fim import STARCODER
+from hugcoder.data.fim_formats import STARCODER
 from hugcoder.data.special_tokens import END_OF_TEXT, SPECIAL_TOKENS
 from hugcoder.data.tokenizer_files import TRAINED
 from hugcoder.files import atomic, file_sha256, write_json

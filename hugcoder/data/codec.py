@@ -16,6 +16,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 import fim
+from hugcoder.data.fim_formats import SENTINELS, find_ids
 from hugcoder.file_table import FileTable, missing_or_resized
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal, told
@@ -67,7 +68,7 @@ class Codec:
     def _mark_sentinels_special(self) -> None:
         """Some families (Qwen2.5-Coder, CodeGemma) ship their FIM sentinels as ordinary tokens."""
         added = self._tokenizer.get_added_tokens_decoder().values()
-        sentinels = [token.content for token in added if token.content in fim.SENTINELS]
+        sentinels = [token.content for token in added if token.content in SENTINELS]
         self._tokenizer.add_special_tokens(
             [AddedToken(name, special=True, normalized=False) for name in sentinels]
         )
@@ -137,7 +138,7 @@ class Codec:
         sentinels.
         """
         try:
-            return fim.find_ids(self.special_ids)
+            return find_ids(self.special_ids)
         except ValueError as error:
             raise Refusal(f"{self.folder}: {error}") from None
 

@@ -8,7 +8,8 @@ Everything here is planned from lengths alone, before a token is read, and is a 
                           takes are cut anew, into units of lengths that are drawn
     units -> rows         best-fit decreasing in windows of shuffled units; a unit is never cut
 
-Where exactly a cut falls is in `hugcoder.data.cutting`. The texts are transformed in `hugcoder.data.rows`.
+Where exactly a cut falls is in `hugcoder.data.cutting`. The texts are transformed in
+`hugcoder.data.rows`.
 """
 
 import bisect

@@ -2,10 +2,10 @@
 
 StarCoder spelling, so that llama.cpp, Continue, twinny and Tabby recognise the model without
 changes; then ChatML, tool and think markers, and reserved ones up to 64. The FIM sentinels among
-them are owned by `fim.STARCODER`.
+them are owned by `hugcoder.data.fim_formats`.
 """
 
-from fim import STARCODER
+from hugcoder.data.fim_formats import STARCODER
 
 END_OF_TEXT = STARCODER.end
 NUM_SPECIAL_TOKENS = 64

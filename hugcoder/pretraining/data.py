@@ -5,7 +5,9 @@ from pathlib import Path
 
 from hugcoder.data import corpus, token_store
 from hugcoder.data.codec import Codec
-from hugcoder.data.rows import PackedRows, RowSettings, clear_mixture
+from hugcoder.data.epochs import RowSettings
+from hugcoder.data.mixture import clear_mixture
+from hugcoder.data.rows import PackedRows
 from hugcoder.data.token_store import TokenStore
 from hugcoder.data.tokenizer_files import hub_tokenizer
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
@@ -45,8 +47,8 @@ def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) ->
     store = TokenStore(data.token_store, corpus.TRAIN)
     data.mixture_weights = clear_mixture(store, data.mixture_weights)
     rows = PackedRows(store, codec, row_settings(data, training))
-    training.settle_length(rows.rows_in_epoch(0))
-    rows.remember_epochs(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
+    training.settle_length(rows.epochs.rows_in(0))
+    rows.epochs.remember(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
     rows.num_rows = training.max_steps * training.rows_per_step
     return rows
 

@@ -2,6 +2,7 @@
 
 from transformers import TrainerCallback
 
+from hugcoder.data import row_statistics
 from hugcoder.data.rows import PackedRows
 
 
@@ -21,6 +22,9 @@ class DataSeen(TrainerCallback):
         self._next_row = stop
         if start >= stop:
             return {}
-        seen = {"tokens": self.rows.tokens_in(stop), "corpus_epochs": self.rows.epoch_at(stop - 1)}
-        shares = self.rows.shares(start, stop)
+        seen = {
+            "tokens": self.rows.tokens_in(stop),
+            "corpus_epochs": self.rows.epochs.epoch_at(stop - 1),
+        }
+        shares = row_statistics.shares(self.rows, start, stop)
         return seen | {f"share_{name}": value for name, value in shares.items()}

@@ -10,6 +10,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
+from hugcoder.data import row_statistics
 from hugcoder.model.build import awake
 from hugcoder.pretraining.isolation import prove_isolation
 
@@ -34,7 +35,7 @@ class IsolationProof(TrainerCallback):
 
         model.train()
         dataset = trainer.train_dataset
-        indices = dataset.fullest_rows(args.per_device_train_batch_size)
+        indices = row_statistics.fullest_rows(dataset, args.per_device_train_batch_size)
         rows = [dataset[index] for index in indices]
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         with awake(trainer.model):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hugcoder.data.rows import ROW_FORMAT
+from hugcoder.data.epochs import ROW_FORMAT
 from hugcoder.engines.launched import launched_processes
 from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
 from hugcoder.recipe import assignments

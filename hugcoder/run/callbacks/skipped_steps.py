@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from hugcoder.data import row_statistics
 from hugcoder.data.rows import PackedRows
 from hugcoder.files import append_line, cut_back
 
@@ -29,7 +30,7 @@ class SkippedSteps(TrainerCallback):
         Args: step: as in metrics.jsonl, the first is 1.
         """
         start, stop = (step - 1) * self.rows_per_step, step * self.rows_per_step
-        documents = self.rows.documents(start, stop)
+        documents = row_statistics.documents(self.rows, start, stop)
         line = {"step": step, "grad_norm": norm, "bound": bound, "rows": [start, stop]}
         append_line(self.path, line | {"documents": documents})
         named = [f"{document['repo']}/{document['path']}" for document in documents]
