@@ -53,9 +53,9 @@ def train(args: argparse.Namespace) -> None:
     prepare_cpu_engines()
     from transformers import TrainerCallback, set_seed
 
-    from hugcoder.model.build import build_model, measure_model
+    from hugcoder.model.size import measure_model
     from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.pretraining.data import load_codec, load_rows
+    from hugcoder.pretraining.loading import build_model, load_codec, load_rows
     from hugcoder.pretraining.trainer import PretrainTrainer
 
     model_args = ModelArguments(config_file=args.config_file)

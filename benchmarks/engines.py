@@ -180,9 +180,8 @@ def prepare(args: argparse.Namespace):
     """Model, settings and rows: the same in every process of every engine."""
     from transformers import set_seed
 
-    from hugcoder.model.build import build_model
     from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.pretraining.data import load_codec, load_rows
+    from hugcoder.pretraining.loading import build_model, load_codec, load_rows
 
     training = PretrainArguments(
         output_dir=str(Path(args.output) / "run"),
@@ -266,7 +265,7 @@ def with_trainer(args: argparse.Namespace) -> tuple[float, list[float]]:
     """The same through PretrainTrainer, in the engine that the launcher chose."""
     from transformers import TrainerCallback
 
-    from hugcoder.model.build import measure_model
+    from hugcoder.model.size import measure_model
     from hugcoder.pretraining.trainer import PretrainTrainer
 
     class StepClock(TrainerCallback):

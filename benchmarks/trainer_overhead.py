@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, set_seed
 
 from hugcoder.data.batch import PackedCollator
-from hugcoder.model.build import build_model, measure_model
+from hugcoder.model.size import measure_model
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-from hugcoder.pretraining.data import load_codec, load_rows
+from hugcoder.pretraining.loading import build_model, load_codec, load_rows
 from hugcoder.pretraining.trainer import PretrainTrainer
 
 WARM_STEPS = 5  # not timed

@@ -18,12 +18,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hugcoder.engines.collectives import on_rank_0
 from hugcoder.refusal import EXIT_REFUSED, Refusal, program_name
 
 logger = logging.getLogger(__name__)
@@ -97,14 +96,6 @@ def owned(
                 _release(folder, mine)
                 if is_new and not any(folder.iterdir()):
                     folder.rmdir()
-
-
-@contextmanager
-def owned_by_rank_0(folder: Path) -> Iterator[None]:
-    """Hold an output folder on rank 0, for all ranks. Raises: Refusal on all ranks alike."""
-    with ExitStack() as held:
-        on_rank_0(lambda: held.enter_context(owned(folder)))
-        yield
 
 
 def holder_of(folder: Path) -> str:

@@ -6,25 +6,20 @@ refusal names the flag, where each value came from and what is allowed. Holds no
 in the dataclasses.
 """
 
-import argparse
 import dataclasses
-import difflib
-import inspect
 import itertools
 import json
 import logging
 import os
 import re
 import sys
-import typing
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.hf_argparser import HfArgumentParser
-
+from hugcoder.flag_parser import FlagParser
 from hugcoder.recipe_file import read_recipe
-from hugcoder.refusal import Refusal, program_name
+from hugcoder.refusal import Refusal
 from hugcoder.setting import Setting, checked_setting
 
 logger = logging.getLogger(__name__)
@@ -53,7 +48,7 @@ def parse(
     Returns: the instances in the order of `groups` (the instance itself for one group).
     Raises: Refusal for anything a user can repair.
     """
-    parser = _Parser(groups, description=description)
+    parser = FlagParser(groups, description=description)
     words = _joined(parser, list(sys.argv[1:] if argv is None else argv), texts)
     if "--help" in words or "-h" in words:
         parser.print_help()
@@ -71,80 +66,7 @@ def parse(
     return parsed[0] if len(parsed) == 1 else parsed
 
 
-class _Parser(HfArgumentParser):
-    """HfArgumentParser that raises instead of exiting and lists a subclass's own fields before
-    inherited ones.
-    """
-
-    def __init__(self, groups: Sequence[type], description: str):
-        super().__init__(
-            groups,
-            prog=program_name(),
-            usage="%(prog)s [RECIPE.yaml ...] [--setting value ...]",
-            description=description,
-            allow_abbrev=False,
-            formatter_class=_HelpFormatter,
-        )
-        self.mappings = {  # settings that may be given as a mapping
-            name
-            for group in groups
-            for name, hint in typing.get_type_hints(group).items()
-            if "dict" in str(hint)
-        }
-        self._action_groups.sort(key=lambda group: "transformers" in (group.title or ""))
-
-    def _add_dataclass_arguments(self, dtype: type) -> None:
-        bases = [base for base in dtype.__bases__ if dataclasses.is_dataclass(base)]
-        inherited = {field.name for base in bases for field in dataclasses.fields(base)}
-        inherited -= set(inspect.get_annotations(dtype))
-        own = self.add_argument_group(getattr(dtype, "_argument_group_name", dtype.__name__))
-        rest = (
-            self.add_argument_group("every other setting of the transformers Trainer")
-            if inherited
-            else own
-        )
-        hints = typing.get_type_hints(dtype)
-        for field in sorted(
-            (f for f in dataclasses.fields(dtype) if f.init), key=lambda f: f.name in inherited
-        ):
-            field.type = hints[field.name]
-            self._parse_dataclass_field(rest if field.name in inherited else own, field)
-
-    def error(self, message: str):
-        raise Refusal(re.sub(r"^argument (--\w+)(/--[\w-]+)*", r"\1", message))
-
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if action.nargs is None and arg_strings == ["--"]:  # argparse would drop its separator
-            return "--"
-        return super()._get_values(action, arg_strings)
-
-    def flag(self, name: str) -> argparse.Action | None:
-        return self._option_string_actions.get(f"--{name}")
-
-    def suggestion(self, name: str) -> str:
-        options = [option for option in self._option_string_actions if option.startswith("--")]
-        known = [option[2:] for option in options if "-" not in option[2:]]
-        close = difflib.get_close_matches(name, known, n=1)
-        return f"Did you mean {close[0]!r}?" if close else "See --help for the settings there are."
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults without the noise of `None` and of dashed spellings."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").strip().replace("%%", "%")  # some write it as argparse has it
-        text = text.replace("%", "%%").replace("%%(default)", "%(default)")
-        shown = action.default not in (None, argparse.SUPPRESS, [], "") and "%(default)" not in text
-        return f"{text} (default: %(default)s)" if shown and action.option_strings else text
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        option = action.option_strings[0] if action.option_strings else action.dest
-        if action.choices:
-            return f"{option} {{{','.join(str(choice) for choice in action.choices)}}}"
-        return option if action.nargs in (0, "?") else f"{option} {action.dest.upper()}"
-
-
-def _joined(parser: _Parser, words: list[str], texts: Collection[str]) -> list[str]:
+def _joined(parser: FlagParser, words: list[str], texts: Collection[str]) -> list[str]:
     """The words, with a flag of `texts` and the word behind it as one, `--flag=word`.
 
     Raises: Refusal for a word that no file or text can hold: half a character.
@@ -170,7 +92,7 @@ def _joined(parser: _Parser, words: list[str], texts: Collection[str]) -> list[s
     return joined
 
 
-def _is_flag(parser: _Parser, word: str) -> bool:
+def _is_flag(parser: FlagParser, word: str) -> bool:
     """Whether a word is a flag with an effect; asking for help is also a text."""
     name = word.partition("=")[0]
     return name.startswith("--") and name != "--help" and parser.flag(name[2:]) is not None
@@ -197,7 +119,7 @@ def from_anywhere(word: str) -> str:
     return str(shipped) if is_theirs else word
 
 
-def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting]:
+def _collect(parser: FlagParser, words: list[str], positional: str) -> list[Setting]:
     """All settings in the order in which they count, each with the place it came from."""
     settings: list[Setting] = []
     while words and not words[0].startswith("-"):
@@ -225,7 +147,7 @@ def _collect(parser: _Parser, words: list[str], positional: str) -> list[Setting
 
 
 def _without_replaced(
-    parser: _Parser, groups: Sequence[type], settings: list[Setting]
+    parser: FlagParser, groups: Sequence[type], settings: list[Setting]
 ) -> list[Setting]:
     """Drop what a later place says in another way: `_replaces` of a group names for a setting those
     that it stands in place of. Both in one place stay, for the group to refuse.
@@ -245,7 +167,7 @@ def _without_replaced(
     return list(final.values())
 
 
-def _command_line_settings(parser: _Parser, words: list[str]) -> list[Setting]:
+def _command_line_settings(parser: FlagParser, words: list[str]) -> list[Setting]:
     settings: dict[str, Setting] = {}
     heads = [index for index, word in enumerate(words) if word.startswith("--")]
     if words and 0 not in heads:

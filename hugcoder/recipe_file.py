@@ -4,15 +4,13 @@ import argparse
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from hugcoder.flag_parser import FlagParser
 from hugcoder.refusal import Refusal
 from hugcoder.setting import Setting, checked_setting
-
-if TYPE_CHECKING:
-    from hugcoder.recipe import _Parser
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,7 +39,7 @@ YAML_TAG = "tag:yaml.org,2002:"
 PLAIN_TAGS = {"str", "int", "float", "bool", "null", "timestamp", "seq", "map"}
 
 
-def read_recipe(path: Path, parser: "_Parser") -> list[Setting]:
+def read_recipe(path: Path, parser: FlagParser) -> list[Setting]:
     """Read one recipe file into settings.
 
     Raises: Refusal when the file is missing, is no flat mapping, or holds an unknown, empty or

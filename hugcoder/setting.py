@@ -1,9 +1,15 @@
-"""One flag with its words and the place it was written at, be it a recipe or the command line."""
+"""A flag: its help, and its words with the place they were written at."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hugcoder.refusal import Refusal
+
+
+def with_help(default: Any, text: str) -> Any:
+    """A field of a group of arguments, whose help says its effect and its unit."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,8 @@ def test_a_model_config_has_the_size_of_its_name(name, parameters):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hugcoder.model.build import measure_model, read_config
+    from hugcoder.model.build import read_config
+    from hugcoder.model.size import measure_model
 
     config = read_config(str(ROOT / f"configs/models/{name}.json"))
     config.vocab_size = 4096 if name == "tiny" else 49152

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from hugcoder.pretraining.identity import pretraining_identity
 from hugcoder.refusal import Refusal
-from hugcoder.run.identity import Identity, run_identity
+from hugcoder.run.identity import Identity
 
 STORE = {"tokenizer_sha256": "t" * 64, "corpus_fingerprint": "c" * 64}
 CONFIG = {
@@ -24,7 +25,7 @@ def identity(config: dict = CONFIG, *, allow: tuple[str, ...] = (), **changes) -
     values = {"seed": 1, "rows_per_step": 8, "use_muon": False, "allow_changes": list(allow)}
     values |= {"max_seq_length": 128, "fim_rate": 0.5, "spm_rate": 0.5, "mixture_weights": {}}
     both = SimpleNamespace(**values | {"fim_spans": ["line=1"]} | changes)
-    return run_identity(both, both, STORE, config)
+    return pretraining_identity(both, both, both.mixture_weights, STORE, config)
 
 
 def test_an_identity_is_what_its_json_file_holds():

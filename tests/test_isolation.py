@@ -19,8 +19,7 @@ from hugcoder.data.batch import PackedCollator, boundaries
 from hugcoder.data.corpus import TRAIN
 from hugcoder.data.rows import IGNORED, PADDING
 from hugcoder.data.token_store import TokenStore
-from hugcoder.model.build import awake
-from hugcoder.model.residual import writes_to_residual
+from hugcoder.model.residual import with_noisy_residual_outputs, writes_to_residual
 from hugcoder.pretraining.isolation import prove_isolation
 from hugcoder.pretraining.loss import loss_by_kind
 from hugcoder.refusal import Refusal
@@ -277,7 +276,10 @@ def test_a_leak_is_noticed_when_residual_outputs_start_at_zero(rows):
     leaking = forward_of(model, attention_mask=mask)
     with pytest.raises(Refusal, match="the isolation self-test is blind"):
         prove_isolation(rows, leaking, collate, torch.float32)
-    with awake(model), pytest.raises(Refusal, match="packed documents leak into each other"):
+    with (
+        with_noisy_residual_outputs(model),
+        pytest.raises(Refusal, match="packed documents leak into each other"),
+    ):
         prove_isolation(rows, leaking, collate, torch.float32)
     outputs = [p for name, p in model.named_parameters() if name.endswith("o_proj.weight")]
     assert not any(parameter.any() for parameter in outputs)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from tiny_models import SMALL_TYPES, small_config
 
-from hugcoder.model.build import awake
 from hugcoder.model.random_init import build_random
-from hugcoder.model.residual import layers_of, writes_to_residual
+from hugcoder.model.residual import layers_of, with_noisy_residual_outputs, writes_to_residual
 from hugcoder.refusal import Refusal
 
 COMMON = [
@@ -90,7 +89,7 @@ def test_zeros_make_every_layer_the_identity_or_are_refused(model_type):
         return
     model = build(config, "zero")
     assert set(moved_by_layers(model)) == {0.0}
-    with awake(model):
+    with with_noisy_residual_outputs(model):
         assert min(moved_by_layers(model)) > 0
     assert set(moved_by_layers(model)) == {0.0}
 

@@ -20,7 +20,7 @@ from hugcoder.data.mixture import clear_mixture, mixture_repeats
 from hugcoder.data.rows import FIM_CONTEXT, FIM_MIDDLE, IGNORED, LEFT_TO_RIGHT, PADDING, PackedRows
 from hugcoder.data.token_store import TokenStore
 from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
-from hugcoder.pretraining.data import load_held_out
+from hugcoder.pretraining.loading import load_held_out
 from hugcoder.refusal import Refusal
 
 GO = "func f(x int) int {\n\treturn x\n}\n"

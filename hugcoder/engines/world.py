@@ -24,7 +24,7 @@ from hugcoder.engines.zero import check_offload
 from hugcoder.refusal import Refusal
 
 if TYPE_CHECKING:
-    from hugcoder.pretraining.arguments import PretrainArguments
+    from transformers import TrainingArguments
 
 # Parallelism that cuts rows or matrices: the variable of accelerate's YAML -> why it cannot work.
 UNSUPPORTED_PARALLELISM = {
@@ -40,7 +40,7 @@ UNSUPPORTED_PARALLELISM = {
 # ---- what the launcher said ----------------------------------------------------------------------
 
 
-def check_launch(arguments: PretrainArguments) -> None:
+def check_launch(arguments: TrainingArguments) -> None:
     """Refuse what the launcher asked for and would not get, or says against the recipe."""
     _check_several_processes_were_started()
     _check_deepspeed_is_launched()
@@ -87,7 +87,7 @@ def _check_parallelism() -> None:
             )
 
 
-def _check_fsdp_is_said_once(arguments: PretrainArguments) -> None:
+def _check_fsdp_is_said_once(arguments: TrainingArguments) -> None:
     """Both together, transformers' defaults would replace what the YAML says, unseen."""
     yaml_engine = next((engine for engine in ("FSDP", "DEEPSPEED") if uses(engine)), None)
     if arguments.fsdp and yaml_engine:
@@ -97,7 +97,7 @@ def _check_fsdp_is_said_once(arguments: PretrainArguments) -> None:
         )
 
 
-def _check_fsdp_version(arguments: PretrainArguments) -> None:
+def _check_fsdp_version(arguments: TrainingArguments) -> None:
     """accelerate takes version 1 where its YAML names none."""
     version = os.environ.get("FSDP_VERSION", "1") if uses("FSDP") else "2"
     if arguments.fsdp:
@@ -109,7 +109,7 @@ def _check_fsdp_version(arguments: PretrainArguments) -> None:
         )
 
 
-def _check_recomputing_is_the_recipes(arguments: PretrainArguments) -> None:
+def _check_recomputing_is_the_recipes(arguments: TrainingArguments) -> None:
     """FSDP's own draws other random numbers the second time, and no other engine has it."""
     by_yaml = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") if uses("FSDP") else ""
     for name, value in ((arguments.fsdp_config or {}) if arguments.fsdp else {}).items():
@@ -122,7 +122,7 @@ def _check_recomputing_is_the_recipes(arguments: PretrainArguments) -> None:
         )
 
 
-def _check_recipe_owns_the_numbers(arguments: PretrainArguments) -> None:
+def _check_recipe_owns_the_numbers(arguments: TrainingArguments) -> None:
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     own = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     if precision not in ("no", own):
@@ -147,7 +147,7 @@ def _check_recipe_owns_the_numbers(arguments: PretrainArguments) -> None:
         )
 
 
-def _check_deepspeed_numbers(config: dict[str, Any], arguments: PretrainArguments) -> None:
+def _check_deepspeed_numbers(config: dict[str, Any], arguments: TrainingArguments) -> None:
     """Refuse what DeepSpeed would do in place of the recipe, or would not do."""
     for section in ("optimizer", "scheduler"):
         if section in config:
@@ -164,7 +164,7 @@ def _check_deepspeed_numbers(config: dict[str, Any], arguments: PretrainArgument
         "gradient_clipping": arguments.max_grad_norm,
         "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
         "train_micro_batch_size_per_gpu": arguments.per_device_train_batch_size,
-        "train_batch_size": arguments.rows_per_step,
+        "train_batch_size": arguments.rows_per_step,  # of RunArguments
     }
     for name, value in own.items():
         if (found := config.get(name, "auto")) not in ("auto", value):
@@ -177,7 +177,7 @@ def _check_deepspeed_numbers(config: dict[str, Any], arguments: PretrainArgument
 # ---- what accelerate made of it ------------------------------------------------------------------
 
 
-def check_world(accelerator: Accelerator, arguments: PretrainArguments) -> None:
+def check_world(accelerator: Accelerator, arguments: TrainingArguments) -> None:
     """Raises: Refusal when the processes, the backend or the engine are not those of the launch."""
     launched, joined = launched_processes(), accelerator.num_processes
     engine = accelerator.distributed_type

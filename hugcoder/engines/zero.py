@@ -174,11 +174,15 @@ def _norm_on_cpu(optimizer: Any, is_offloaded: bool) -> torch.Tensor:
 # ---- resuming --------------------------------------------------------------------------------
 
 
-def load_checkpoint(engine: Any, checkpoint: Path, scratch: Path) -> None:
+def load_checkpoint(
+    engine: Any, checkpoint: Path, scratch: Path, holds_all_weights: bool = True
+) -> None:
     """Load weights and optimizer state into a new engine; all ranks call it.
 
     A checkpoint of another number of processes is brought into DeepSpeed's universal form first,
     in a folder below `scratch` that all ranks see, with room for 12 bytes a parameter twice.
+
+    Args: holds_all_weights: not so where only adapters are trained and saved.
 
     Raises: Refusal when the checkpoint was not written by ZeRO of this stage.
     """
@@ -186,14 +190,14 @@ def load_checkpoint(engine: Any, checkpoint: Path, scratch: Path) -> None:
     check_stage(checkpoint, engine.zero_optimization_stage())
     on_rank_0(lambda: remove_left_overs(scratch))
     if world_size == torch.distributed.get_world_size():
-        _load(engine, checkpoint, folder_of(checkpoint).name)
+        _load(engine, checkpoint, folder_of(checkpoint).name, holds_all_weights)
     else:
         logger.info("%s is of %s process(es): resharding it", checkpoint, world_size)
         load_resharded(engine, checkpoint, scratch)
 
 
-def _load(engine: Any, folder: Path, tag: str) -> None:
-    loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+def _load(engine: Any, folder: Path, tag: str, is_strict: bool = True) -> None:
+    loaded, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=is_strict)
     if loaded is None:  # DeepSpeed would train on from random weights
         raise Refusal(f"DeepSpeed cannot load {folder / tag}; give another checkpoint.")
 

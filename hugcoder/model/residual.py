@@ -8,11 +8,13 @@ type of transformers: what is not refused here has layers that zeros turn into t
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
-from hugcoder.engines.sharded_parameters import own_name, whole_shape
+from hugcoder.engines.sharded_parameters import are_zero, own_name, whole_shape, write_whole
 from hugcoder.refusal import Refusal
 
 OUTPUTS = (
@@ -101,3 +103,24 @@ def _branches_without_output(layer: nn.Module) -> list[str]:
         for branch in branches:
             outputs[branch].append(writes_to_residual(name))
     return [branch for branch, known in outputs.items() if not any(known)]
+
+
+@contextmanager
+def with_noisy_residual_outputs(model: PreTrainedModel) -> Iterator[None]:
+    """Give residual outputs that are zero (`residual_init zero`) some noise for a while.
+
+    With zeros there, no layer has any effect on the logits and a leak could not be seen. Works on
+    all ranks, on whole and on sharded parameters; every rank gets its part of the same noise.
+    """
+    outputs = [p for name, p in model.named_parameters() if writes_to_residual(name)]
+    silent = [p for p, is_zero in zip(outputs, are_zero(outputs), strict=True) if is_zero]
+    generator = torch.Generator().manual_seed(0)
+    spread = getattr(model.config, "initializer_range", 0.02)  # OPT, Bloom and others have none
+    for parameter in silent:
+        noise = torch.empty(whole_shape(parameter))
+        write_whole(parameter, noise.normal_(0.0, spread, generator=generator))
+    try:
+        yield
+    finally:
+        for parameter in silent:
+            write_whole(parameter, torch.zeros(whole_shape(parameter)))

@@ -4,18 +4,15 @@ What it proves, and how, is `hugcoder.pretraining.isolation`.
 """
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from hugcoder.data import row_statistics
-from hugcoder.model.build import awake
+from hugcoder.model.residual import with_noisy_residual_outputs
 from hugcoder.pretraining.isolation import prove_isolation
-
-if TYPE_CHECKING:
-    from hugcoder.pretraining.trainer import PretrainTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +20,7 @@ logger = logging.getLogger(__name__)
 class IsolationProof(TrainerCallback):
     """Takes one micro-batch of the run's most crowded rows through the model as it is trained."""
 
-    def __init__(self, trainer: "PretrainTrainer"):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -38,10 +35,10 @@ class IsolationProof(TrainerCallback):
         indices = row_statistics.fullest_rows(dataset, args.per_device_train_batch_size)
         rows = [dataset[index] for index in indices]
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        with awake(trainer.model):
+        with with_noisy_residual_outputs(trainer.model):
             sentence = prove_isolation(rows, forward, trainer.data_collator, dtype)
         for module in model.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # no backward came; the first step would find awake()'s noise
+                module.reshard()  # no backward came; the first step would find the noise
         kernel = trainer.model.config._attn_implementation
         logger.info("%s, %s on %s", sentence, kernel, args.device)

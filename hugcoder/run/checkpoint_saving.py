@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import distributed
@@ -23,21 +23,21 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 from torch.distributed.fsdp import StateDictType
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
+from hugcoder.data.tokenizer_files import copy_tokenizer
 from hugcoder.engines.collectives import cpu_group, gather, num_ranks, on_rank_0
 from hugcoder.file_table import hash_files
 from hugcoder.files import MANIFEST, full_disk_shown
 from hugcoder.model import manifest
-from hugcoder.model.build import finish_model_folder
+from hugcoder.model.folder import finish_model_folder
 from hugcoder.model.manifest import MODEL_SHARDS, OPTIMIZER_SHARDS
 from hugcoder.refusal import Refusal
-from hugcoder.run import checkpoint, random_state
+from hugcoder.run import adapters, checkpoint, random_state
+from hugcoder.run.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.run.export_weights import complete_model, weight_shapes
-
-if TYPE_CHECKING:
-    from hugcoder.pretraining.trainer import PretrainTrainer
+from hugcoder.run.material import Material
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,12 @@ class CheckpointSaver(TrainerCallback):
     checkpoint is waited for when training ends. All ranks make one and call everything together.
     """
 
-    def __init__(self, trainer: "PretrainTrainer", tokenizer_folder: Path):
-        self.trainer, self.tokenizer_folder = trainer, tokenizer_folder
+    def __init__(self, trainer: Trainer, material: Material, watchdog: HangWatchdog):
+        self.trainer, self.material, self.hang_watchdog = trainer, material, watchdog
         self.run = Path(trainer.args.output_dir)
-        self.weights = weight_shapes(trainer.model)
+        self.has_adapters = adapters.are_in(trainer.model)
+        shapes_of = adapters.shapes_of if self.has_adapters else weight_shapes
+        self.weights = shapes_of(trainer.model)
         # The thread and the training each have a group: collectives of one must keep their order.
         timeout = trainer.args.ddp_timeout
         self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
@@ -136,6 +138,9 @@ class CheckpointSaver(TrainerCallback):
 
     def _write_model_files(self, folder: Path) -> None:
         """Add what other programs need, on rank 0: config, generation config and tokenizer."""
+        if self.has_adapters:
+            copy_tokenizer(self.material.tokenizer, folder)
+            return
         if not (folder / "config.json").is_file():
             trainer = self.trainer
             model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
@@ -143,20 +148,18 @@ class CheckpointSaver(TrainerCallback):
             config.architectures = [type(model).__name__.removeprefix("FSDP")]
             config.save_pretrained(folder)
             model.generation_config.save_pretrained(folder)
-        finish_model_folder(folder, self.tokenizer_folder)
+        finish_model_folder(folder, self.material.tokenizer)
 
     def facts(self, kind: str) -> dict[str, Any]:
         """What the manifest says besides its files."""
-        trainer = self.trainer
-        num_rows = trainer.state.global_step * trainer.args.rows_per_step
+        trainer, step = self.trainer, self.trainer.state.global_step
         return {
             "kind": kind,
-            "step": trainer.state.global_step,
-            "tokens": trainer.train_dataset.tokens_in(num_rows),
+            "step": step,
+            **self.material.facts_at(step),
             "world_size": trainer.args.world_size,
             "engine": trainer.accelerator.distributed_type.value,
-            "identity": trainer.identity,
-            "corpora": trainer.corpora,
+            "identity": self.material.identity,
         }
 
     # ---- completing ------------------------------------------------------------------------------
@@ -197,12 +200,14 @@ class CheckpointSaver(TrainerCallback):
         on_rank_0(lambda: (folder / MANIFEST).unlink(missing_ok=True), self.group)
 
     def complete_model(self, folder: Path) -> None:
-        """Write the manifest of the final model.
+        """Add what other programs need, and the manifest.
 
-        Raises: Refusal, on all ranks, when its folder does not hold all weights.
+        Raises: Refusal, on all ranks, when the folder does not hold all weights.
         """
+        on_rank_0(lambda: self._write_model_files(folder), self.group)
         files, facts = self._hash(folder, self.group), self.facts(manifest.MODEL)
-        on_rank_0(lambda: complete_model(folder, self.weights, facts, files), self.group)
+        complete = adapters.complete if self.has_adapters else complete_model
+        on_rank_0(lambda: complete(folder, self.weights, facts, files), self.group)
 
     def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
         """Hash all files, each on the rank that wrote it (or rank 0)."""
@@ -226,7 +231,7 @@ class CheckpointSaver(TrainerCallback):
         if pending is None:
             return
         while wait([pending], timeout=FEED_SECONDS).not_done:  # gloo's timeout ends a hang in it
-            self.trainer.hang_watchdog.feed(self.trainer.state)
+            self.hang_watchdog.feed(self.trainer.state)
         pending.result()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -285,7 +290,7 @@ def _how_to_start(engine: str) -> str:
     return f" ({how} ..., on one process as on many)"
 
 
-def saves_shards(trainer: "PretrainTrainer") -> bool:
+def saves_shards(trainer: Trainer) -> bool:
     """Whether the engine is FSDP with a checkpoint file for each rank."""
     if not trainer.is_fsdp_enabled:
         return False
@@ -293,7 +298,7 @@ def saves_shards(trainer: "PretrainTrainer") -> bool:
     return kind == StateDictType.SHARDED_STATE_DICT
 
 
-def writes_alone(trainer: "PretrainTrainer") -> bool:
+def writes_alone(trainer: Trainer) -> bool:
     """Whether no rank waits for another while the Trainer writes a checkpoint."""
     return saves_shards(trainer) or not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 

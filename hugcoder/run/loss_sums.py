@@ -1,4 +1,4 @@
-"""Sums of the loss by kind of token, from which the logged losses are made.
+"""Sums of the loss, by kind of token where a run has kinds, of which the logged losses are made.
 
 The Trainer's own sum keeps a NaN for ever; these leave a skipped step out. A step's sums stay on
 the device until it ends and are then read together with the gradient's norm, over all ranks, in
@@ -13,25 +13,23 @@ from typing import Any
 
 import torch
 
-from hugcoder.data.rows import FIM_MIDDLE, LEFT_TO_RIGHT, NUM_LOSS_KINDS
-
-NAMES = {LEFT_TO_RIGHT: "loss_ar", FIM_MIDDLE: "loss_middle"}
-
 
 class LossSums:
     """Sums in nats and counts of predicted tokens: of the step, since the log line, of the call.
 
-    Args: has_kinds: whether the kinds are told apart; otherwise all tokens are given as kind 0.
+    Args: names: of the kinds that are logged apart.
     """
 
-    def __init__(self, device: torch.device, has_kinds: bool):
-        self.has_kinds = has_kinds
-        self._step = torch.zeros(2, NUM_LOSS_KINDS, device=device)
-        self._window = [0.0] * 2 * NUM_LOSS_KINDS
-        self._call = [0.0] * 2 * NUM_LOSS_KINDS
+    def __init__(self, device: torch.device, num_kinds: int, names: dict[int, str] | None = None):
+        self.num_kinds, self.names = num_kinds, names or {}
+        self._step = torch.zeros(2, num_kinds, device=device)
+        self._window, self._call = self._zeros(), self._zeros()
+
+    def _zeros(self) -> list[float]:
+        return [0.0] * 2 * self.num_kinds
 
     def add(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add a micro-batch of this rank."""
+        """Add a micro-batch of this rank: [kinds] each."""
         self._step += torch.stack([sums.detach(), counts])
 
     def end_step(
@@ -56,18 +54,17 @@ class LossSums:
 
     def read_window(self) -> dict[str, float]:
         """Mean losses since the last reading; none where there is nothing to take a mean of."""
-        window, self._window = self._window, [0.0] * 2 * NUM_LOSS_KINDS
-        sums, counts = window[:NUM_LOSS_KINDS], window[NUM_LOSS_KINDS:]
+        window, self._window = self._window, self._zeros()
+        sums, counts = window[: self.num_kinds], window[self.num_kinds :]
         if not sum(counts):
             return {}
         means = {"loss": sum(sums) / sum(counts)}
-        if self.has_kinds:
-            means |= {name: sums[k] / counts[k] for k, name in NAMES.items() if counts[k]}
-        return means
+        of_kinds = {name: sums[k] / counts[k] for k, name in self.names.items() if counts[k]}
+        return means | of_kinds
 
     def mean_of_call(self) -> float:
         """Mean loss of the steps since the program was started, 0 where there were none."""
-        sums, counts = self._call[:NUM_LOSS_KINDS], self._call[NUM_LOSS_KINDS:]
+        sums, counts = self._call[: self.num_kinds], self._call[self.num_kinds :]
         return sum(sums) / max(sum(counts), 1.0)
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers.trainer_utils import SchedulerType
 from hugcoder.refusal import Refusal
 
 if TYPE_CHECKING:
-    from hugcoder.pretraining.arguments import PretrainArguments
+    from transformers import TrainingArguments
 
 SCHEDULES_OF_A_SCORE = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 SIMPLE = (
@@ -25,7 +25,7 @@ PROBED_STEPS = 16  # spread over the run
 UNKNOWN_LENGTH = 10_000  # steps that a run is taken for while only its epochs are known
 
 
-def settle_schedule(arguments: "PretrainArguments") -> None:
+def settle_schedule(arguments: "TrainingArguments") -> None:
     """Turn the two ratios into what transformers' schedule takes; needs a settled max_steps.
 
     What lr_scheduler_kwargs says itself stays.
@@ -45,7 +45,7 @@ def settle_schedule(arguments: "PretrainArguments") -> None:
         arguments.lr_scheduler_kwargs = {"min_lr_rate": arguments.min_lr_ratio} | given
 
 
-def settle_intervals(arguments: "PretrainArguments") -> None:
+def settle_intervals(arguments: "TrainingArguments") -> None:
     """Turn shares of the run into the steps they are, as transformers does; needs a settled length.
 
     It does so in its own state alone, which then never is what a checkpoint says, and warns of that
@@ -57,7 +57,7 @@ def settle_intervals(arguments: "PretrainArguments") -> None:
             setattr(arguments, name, math.ceil(arguments.max_steps * value))
 
 
-def check_schedule(arguments: "PretrainArguments") -> None:
+def check_schedule(arguments: "TrainingArguments") -> None:
     """Refuse a schedule that does not fit into the run, or gives no rate at some step of it."""
     if arguments.lr_scheduler_type in SCHEDULES_OF_A_SCORE:
         raise Refusal(
@@ -75,7 +75,7 @@ def check_schedule(arguments: "PretrainArguments") -> None:
         _probe(arguments)
 
 
-def _check_length(arguments: "PretrainArguments") -> None:
+def _check_length(arguments: "TrainingArguments") -> None:
     """Refuse more warm-up and decay than the run has steps."""
     steps, warmup = arguments.max_steps, arguments.warmup_steps
     if warmup >= 1 and steps < 0:
@@ -97,7 +97,7 @@ def _check_length(arguments: "PretrainArguments") -> None:
         )
 
 
-def _probe(arguments: "PretrainArguments") -> None:
+def _probe(arguments: "TrainingArguments") -> None:
     """Build the schedule as the Trainer will and ask it for its rate over the run."""
     from transformers.optimization import get_scheduler
 
@@ -115,7 +115,7 @@ def _probe(arguments: "PretrainArguments") -> None:
     elif kind in (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP):
         raise Refusal(f"{what} has no effect: it takes none; leave lr_scheduler_kwargs out.")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
-    if arguments.use_muon:
+    if not arguments.has_one_learning_rate:
         optimizer.defaults.clear()  # of two optimizers, see MuonWithAdamW
     try:
         schedule = get_scheduler(kind, optimizer, warmup, steps, kwargs)

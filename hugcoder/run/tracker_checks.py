@@ -16,9 +16,7 @@ from hugcoder.engines.launched import ON
 from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal, told
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
-    from hugcoder.pretraining.arguments import PretrainArguments
+    from transformers import TrainerCallback, TrainingArguments
 
 NOTHING_LOST = "or leave it out (metrics.jsonl is always written)"
 # tracker -> the module it is, and what pip calls it where that is another name
@@ -40,7 +38,7 @@ MODULES = {
 }
 
 
-def trackers_of(arguments: "PretrainArguments") -> list[str]:
+def trackers_of(arguments: "TrainingArguments") -> list[str]:
     """The names in report_to: a word, several, or words with commas; `none` alone is no tracker."""
     given = arguments.report_to
     words = [given] if isinstance(given, str) else list(given or [])
@@ -52,7 +50,7 @@ def trackers_of(arguments: "PretrainArguments") -> list[str]:
     return [] if names == ["none"] else names
 
 
-def check_trackers(arguments: "PretrainArguments") -> None:
+def check_trackers(arguments: "TrainingArguments") -> None:
     """Settle report_to as a list of trackers. Raises: Refusal where one cannot be used."""
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,

@@ -1,45 +1,25 @@
 """Every setting that the transformers Trainer has, sorted: it has its effect here, or one value.
 
-FIXED says which have one value only, and why; WORKS names the rest. A test holds both together
-against the release of transformers, so that a new setting is sorted before it can be given. What
-values the rest may have is `hugcoder.run.setting_checks`.
+FIXED says which have one value only in any run, and why; `hugcoder.pretraining.row_settings` adds
+those of pretraining, and WORKS names the rest. A test holds them together against the release of
+transformers, so that a new setting is sorted before it can be given. What values the rest may have
+is `hugcoder.run.setting_checks`.
 """
 
 from typing import Any
 
 UPLOAD = "upload the finished model with `hf upload`, from the run's folder model"
-BY_SUMS = "held-out scores are sums over rows, nothing of them is gathered"
 ONE_FOLDER = "all processes share the run's folder, and the first writes what is for all"
 
 # setting -> the only value, and why
 FIXED: dict[str, tuple[Any, str]] = {
-    "data_seed": (None, "seed is the seed of the weights, the data order and the FIM draws"),
-    "train_sampling_strategy": ("sequential", "the plan of the rows already shuffles"),
-    "length_column_name": ("length", "rows are packed to one length"),
-    "remove_unused_columns": (False, "position_ids keep packed documents apart"),
-    "label_names": (None, "the labels of a row are its `labels`"),
     "ignore_data_skip": (False, "resuming would train on the same rows again"),
-    "dataloader_drop_last": (False, "the run is exactly as long as its rows"),
-    "dataloader_in_order": (True, "the rows of a step may not depend on which worker is faster"),
-    "dataloader_persistent_workers": (False, "workers live as long as the run, which is one pass"),
-    "use_cache": (False, "a cache lets packed documents leak into each other"),
     "auto_find_batch_size": (False, "the rows of a run depend on the batch size"),
-    "average_tokens_across_devices": (True, "a token would count by the process it came to"),
     "liger_kernel_config": (None, "a model gets all the kernels there are for it"),
     "debug": ("", "the gradient guard tells of what is no number, in skipped_steps.jsonl"),
-    "label_smoothing_factor": (0.0, "losses would no longer be bits"),
     "logging_nan_inf_filter": (False, "a NaN must be seen"),
-    "include_num_input_tokens_seen": ("no", "train/tokens is always logged"),
     "skip_memory_metrics": (True, "the memory is logged with the throughput"),
     "disable_tqdm": (None, "there is a line for each log event in place of a progress bar"),
-    "bf16_full_eval": (False, "held-out rows are scored in the precision of the training"),
-    "fp16_full_eval": (False, "held-out rows are scored in the precision of the training"),
-    "prediction_loss_only": (False, BY_SUMS),
-    "eval_do_concat_batches": (True, BY_SUMS),
-    "eval_use_gather_object": (False, BY_SUMS),
-    "eval_accumulation_steps": (None, BY_SUMS),
-    "include_for_metrics": ([], BY_SUMS),
-    "batch_eval_metrics": (False, BY_SUMS),
     "save_only_model": (False, "a checkpoint holds all that going on needs"),
     "save_on_each_node": (False, ONE_FOLDER),
     "load_best_model_at_end": (False, "a run's model is that of its last step"),
@@ -66,9 +46,6 @@ FIXED: dict[str, tuple[Any, str]] = {
     "hub_strategy": ("every_save", UPLOAD),
     "hub_always_push": (False, UPLOAD),
     "hub_revision": (None, UPLOAD),
-    "do_train": (False, "train.py trains"),
-    "do_eval": (False, "eval_strategy says whether held-out rows are scored"),
-    "do_predict": (False, "python -m evaluation scores a finished model"),
 }
 
 WORKS = frozenset(

@@ -1,24 +1,24 @@
 """skipped_steps.jsonl in the run folder: every update that was dropped, and the documents in it."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from hugcoder.data import row_statistics
-from hugcoder.data.rows import PackedRows
 from hugcoder.files import append_line, cut_back
 
 logger = logging.getLogger(__name__)
 
+DocumentsIn = Callable[[int, int], list[dict[str, str]]]  # rows start to stop -> repo and path
 NAMED_DOCUMENTS = 3  # in the log; the file names them all
 
 
 class SkippedSteps(TrainerCallback):
     """Tells of skipped steps at once; a resumed run cuts off what it will tell again."""
 
-    def __init__(self, path: Path, rows: PackedRows, rows_per_step: int):
-        self.path, self.rows, self.rows_per_step = path, rows, rows_per_step
+    def __init__(self, path: Path, documents_in: DocumentsIn, rows_per_step: int):
+        self.path, self.documents_in, self.rows_per_step = path, documents_in, rows_per_step
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -30,7 +30,7 @@ class SkippedSteps(TrainerCallback):
         Args: step: as in metrics.jsonl, the first is 1.
         """
         start, stop = (step - 1) * self.rows_per_step, step * self.rows_per_step
-        documents = row_statistics.documents(self.rows, start, stop)
+        documents = self.documents_in(start, stop)
         line = {"step": step, "grad_norm": norm, "bound": bound, "rows": [start, stop]}
         append_line(self.path, line | {"documents": documents})
         named = [f"{document['repo']}/{document['path']}" for document in documents]

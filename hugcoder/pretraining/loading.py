@@ -1,7 +1,9 @@
-"""From arguments to datasets: the tokenizer, the rows of the run and the held-out rows."""
+"""From arguments to what is trained on and what is trained: tokenizer, rows, model."""
 
 import dataclasses
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 from hugcoder.data import corpus, token_store
 from hugcoder.data.codec import Codec
@@ -10,10 +12,14 @@ from hugcoder.data.mixture import clear_mixture
 from hugcoder.data.rows import PackedRows
 from hugcoder.data.token_store import TokenStore
 from hugcoder.data.tokenizer_files import hub_tokenizer
+from hugcoder.engines.launched import uses
+from hugcoder.model.build import continued_model, new_model
+from hugcoder.model.config import check_config
+from hugcoder.model.pretrained import check_files
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
 from hugcoder.refusal import Refusal
 
-EPOCHS = "epochs.json"  # in the run folder, see PackedRows.remember_epochs
+EPOCHS = "epochs.json"  # in the run folder, see Epochs.remember
 
 
 def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
@@ -41,16 +47,20 @@ def row_settings(data: DataArguments, training: PretrainArguments) -> RowSetting
 
 
 def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) -> PackedRows:
-    """The rows of the whole run; also settles how long it is when epochs were asked for, and by
-    which names the mixture goes.
-    """
+    """The rows of one epoch; `settle_length` makes them those of the run."""
     store = TokenStore(data.token_store, corpus.TRAIN)
-    data.mixture_weights = clear_mixture(store, data.mixture_weights)
-    rows = PackedRows(store, codec, row_settings(data, training))
+    settings = row_settings(data, training)
+    mixture = clear_mixture(store, settings.mixture)
+    return PackedRows(store, codec, dataclasses.replace(settings, mixture=mixture))
+
+
+def settle_length(rows: PackedRows, training: PretrainArguments) -> None:
+    """Fix how long the run is, with its schedule, and make the rows as many; keeps the epochs'
+    lengths in the run folder.
+    """
     training.settle_length(rows.epochs.rows_in(0))
     rows.epochs.remember(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
     rows.num_rows = training.max_steps * training.rows_per_step
-    return rows
 
 
 def load_held_out(
@@ -70,3 +80,29 @@ def load_held_out(
         rows.num_rows = min(data.held_out_rows, rows.num_rows)
         held_out[name] = rows
     return held_out
+
+
+def check_model(model: ModelArguments) -> None:
+    """Raises: Refusal when no model can be made of what is given; before any data are read."""
+    if model.config_file:
+        check_config(model.config_file)
+    else:
+        check_files(model.model_name_or_path)
+
+
+def build_model(
+    model: ModelArguments, codec: Codec, max_seq_length: int, training: PretrainArguments
+) -> PreTrainedModel:
+    """The model to train: `new_model` or `continued_model`, which say what is refused."""
+    kernel = model.attn_implementation
+    if model.model_name_or_path:
+        return continued_model(model.model_name_or_path, codec, max_seq_length, kernel)
+    return new_model(
+        model.config_file,
+        codec,
+        max_seq_length,
+        kernel,
+        model.residual_init,
+        training.seed,
+        on_meta=bool(training.fsdp) or uses("FSDP"),
+    )

@@ -1,0 +1,43 @@
+"""LoRA and other adapters of peft: a model that has some saves these alone, beside no config.json.
+
+With a config.json in it a folder would be taken for a whole model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from hugcoder.model import manifest
+from hugcoder.refusal import Refusal
+
+WEIGHTS = "adapter_model.safetensors"  # peft's name
+
+
+def are_in(model: nn.Module) -> bool:
+    """Whether a model is one of peft's, around a base that it leaves as it is."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """Names and shapes of what peft saves of a model."""
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def complete(
+    folder: Path, expected: dict[str, torch.Size], facts: dict[str, Any], files: dict[str, Any]
+) -> None:
+    """Write the manifest of final adapters. Raises: Refusal when some are missing."""
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    missing = sorted(name for name, shape in expected.items() if found.get(name) != shape)
+    if missing:
+        raise Refusal(
+            f"{folder / WEIGHTS} is not all adapters: {len(missing)} of {len(expected)} are not "
+            f"there or have another shape, {missing[0]} first; take those of the last checkpoint."
+        )
+    manifest.complete(folder, facts | {"kind": manifest.MODEL}, files)

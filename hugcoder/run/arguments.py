@@ -1,0 +1,286 @@
+"""What any run can be told: its length, its batches, its guards and its checkpoints.
+
+RunArguments stands before the arguments of a Trainer, as in `class PretrainArguments(RunArguments,
+TrainingArguments)`, and gives them its defaults and refusals. Making them looks at values and
+touches nothing; `join` makes the process group and opens the device.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from transformers.trainer_utils import SchedulerType
+
+from hugcoder import hardware
+from hugcoder.engines.cpu_engines import prepare_cpu_engines
+from hugcoder.engines.hybrid import settle_copies
+from hugcoder.engines.launched import launched_processes, uses
+from hugcoder.ranges import Range
+from hugcoder.refusal import Refusal
+from hugcoder.run import trainer_settings
+from hugcoder.run.batch_size import rows_at_a_time
+from hugcoder.run.idle_settings import idle_settings
+from hugcoder.run.schedule import check_schedule, settle_intervals, settle_schedule
+from hugcoder.run.setting_checks import CHOICES, RANGES, check_settings
+from hugcoder.setting import with_help
+
+MOST_STEPS = 10**9
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hold back what transformers says of FSDP1, which alone gathers a recomputed layer twice."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "redundant AllGather" not in record.getMessage()
+
+    advisor = logging.getLogger("transformers.training_args")
+    advisor.addFilter(is_other)
+    try:
+        yield
+    finally:
+        advisor.removeFilter(is_other)
+
+
+@dataclass
+class RunArguments:
+    """Before a `transformers.TrainingArguments`, whose fields and methods it builds on.
+
+    FIXED: settings with one value only, and why. RANGES, CHOICES: what values others may have. A
+    kind of run adds its own to them.
+    """
+
+    FIXED: ClassVar[dict[str, tuple[Any, str]]] = trainer_settings.FIXED
+    RANGES: ClassVar[dict[str, Range]] = RANGES
+    CHOICES: ClassVar[dict[str, tuple[tuple[str, ...], str]]] = CHOICES
+
+    output_dir: str = with_help("", "Folder of the run. A run that was interrupted in it goes on.")
+    max_steps: int = with_help(
+        -1, "Optimizer steps of the run; -1 = num_train_epochs over the corpus."
+    )
+    num_train_epochs: float | None = with_help(
+        None, "Passes over the corpus, in place of max_steps (the later counts); not given = 1."
+    )
+    per_device_train_batch_size: int = with_help(
+        8, "Rows a device takes at a time, at most; less where its share of a step is less."
+    )
+    gradient_accumulation_steps: int = with_help(
+        1,
+        "Batches a device adds up for a step: devices x rows x this x max_seq_length = tokens.",
+    )
+    global_batch_size: int = with_help(
+        0,
+        "Rows of one step over all devices; sets gradient_accumulation_steps, so that the run is "
+        "the same on any number of devices. 0 = devices x rows x accumulation.",
+    )
+    lr_scheduler_type: SchedulerType | str = with_help(
+        "warmup_stable_decay",
+        "Shape of the learning rate; `warmup_stable_decay` and `cosine` follow the two ratios "
+        "below.",
+    )
+    warmup_steps: float = with_help(0.01, "Steps of linear warm-up; below 1 = share of all steps.")
+    decay_ratio: float = with_help(
+        0.2, "Share of all steps over which warmup_stable_decay falls, linearly, at the end."
+    )
+    min_lr_ratio: float = with_help(0.0, "Final learning rate as a share of the peak.")
+    activation_checkpointing: bool | None = with_help(
+        None,
+        "Keep only what goes into each layer and compute the rest again in the backward pass, the "
+        "same under every engine: 2 bytes x hidden_size are left of a token and layer in bf16, and "
+        "a step computes a third more.",
+    )
+    max_grad_norm: float = with_help(
+        1.0, "Gradients with a larger norm are scaled down to it; 0 = never."
+    )
+    seed: int = with_help(42, "Of the weights, of the data order and of every FIM draw.")
+    logging_steps: float = with_help(10, "Steps between log lines.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={
+            "help": "Trackers that get every log event beside metrics.jsonl, as in `wandb "
+            "tensorboard`; all = those that are installed, none."
+        },
+    )
+    eval_steps: float | None = with_help(
+        500, "Steps between scorings; below 1 = share of all steps."
+    )
+    save_steps: float = with_help(1000, "Steps between checkpoints; below 1 = share of all steps.")
+    save_total_limit: int | None = with_help(3, "Checkpoints that are kept; 0 = all.")
+    skip_spike_sigmas: float = with_help(
+        6.0,
+        "Skip an update whose gradient norm lies this many standard deviations above the mean of "
+        "the last 128; 0 = only one that is no finite number.",
+    )
+    max_skipped_steps: int = with_help(
+        10, "Updates of the last 128 that may be skipped; one more ends the run."
+    )
+    hang_timeout_minutes: float = with_help(
+        20.0,
+        "Without a sign of life for so long, every process writes where its threads stand and the "
+        "run ends with exit code 76; 0 = never. Until the first step has ended, 20 at least; 12 "
+        "hours while data, weights or a checkpoint are read and the model is written.",
+    )
+    resume_from_checkpoint: str | None = with_help(
+        None,
+        "Go on from this checkpoint. Empty = from the last complete one in output_dir, if any.",
+    )
+    async_save: bool = with_help(
+        True,
+        "Write FSDP checkpoints while training goes on, from a copy that each process keeps in "
+        "host memory: 12 bytes a parameter, divided by the processes. false = training waits.",
+    )
+    allow_changes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Go on although these facts differ from the checkpoint's, as in "
+            "`fim_rate corpus`; without, the run is refused with both values."
+        },
+    )
+    dataloader_num_workers: int = with_help(
+        2, "Processes that make rows; 0 = the training process."
+    )
+    ddp_find_unused_parameters: bool | None = with_help(
+        False, "Search the graph for parameters without a gradient each step; there are none."
+    )
+    logging_nan_inf_filter: bool = with_help(False, "Fixed: a NaN must be seen.")
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise Refusal("output_dir is not given; give --output_dir FOLDER for the run.")
+        for name in ("decay_ratio", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Refusal(f"{name} {getattr(self, name)} is not a share; give 0 to 1.")
+        if str(self.fsdp).lower() in ("true", "false"):  # the command line knows only words
+            self.fsdp = str(self.fsdp).lower() == "true"
+        self._settle_epochs()
+        check_settings(self)
+        self._check_guards()
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self._check_precision()
+        self._settle_batch(launched_processes())
+        self._check_compiler()
+        self.has_joined = False
+
+    def idle_settings(self) -> list[tuple[str, str]]:
+        """Settings that others leave without effect, each with the reason."""
+        return idle_settings(self)
+
+    @property
+    def has_one_learning_rate(self) -> bool:
+        return True
+
+    def join(self) -> None:
+        """Join the other processes and open the device; once, on all ranks, before a Trainer.
+
+        Leaves when all have joined: whoever is refused leaves at once, and others, still joining,
+        would end in lost connections.
+        Raises: Refusal when it is another world than was launched.
+        """
+        if self.has_joined:
+            return
+        settle_copies()  # accelerate reads them, and makes the process group, in super()
+        prepare_cpu_engines(fsdp=bool(self.fsdp))
+        is_joined = torch.distributed.is_initialized()
+        try:
+            with _without_advice():
+                super().__post_init__()
+        except ValueError as error:
+            raise Refusal(str(error)) from error
+        if not is_joined:
+            self.distributed_state.wait_for_everyone()
+        self._check_world()
+        self.has_joined = True
+
+    def _check_world(self) -> None:
+        if self.n_gpu > 1:
+            raise Refusal(
+                f"this is one process and {self.n_gpu} GPUs; start one process a GPU with "
+                "accelerate launch or torchrun, or choose one by CUDA_VISIBLE_DEVICES=0."
+            )
+        if self.global_batch_size and self.rows_per_step != self.global_batch_size:
+            raise Refusal(
+                f"global_batch_size {self.global_batch_size} would be {self.rows_per_step} rows: "
+                f"{launched_processes()} processes were launched, but {self.world_size} train "
+                "together. Start them with accelerate launch or torchrun, one process a GPU."
+            )
+
+    def _check_compiler(self) -> None:
+        compiler = hardware.missing_compiler()
+        is_compiled = self.torch_compile and self.torch_compile_backend in (None, "inductor")
+        if is_compiled and self.use_cpu and compiler:
+            raise Refusal(
+                f"torch_compile on a CPU needs a C++ compiler and {compiler} is not there; install "
+                "it (apt-get install g++), or give --torch_compile_backend aot_eager or "
+                "--torch_compile false."
+            )
+
+    def _settle_epochs(self) -> None:
+        """How long the run is, said in one way."""
+        if self.max_steps != -1 and not Range(1, MOST_STEPS, is_whole=True).holds(self.max_steps):
+            raise Refusal(
+                f"max_steps {self.max_steps} is no number of steps; give 1 to {MOST_STEPS:,}, or "
+                "-1 for num_train_epochs."
+            )
+        if self.max_steps != -1 and self.num_train_epochs is not None:
+            raise Refusal(
+                f"max_steps {self.max_steps} and num_train_epochs {self.num_train_epochs:g} both "
+                "say how long the run is; leave one out, or give --max_steps -1 to train for "
+                "num_train_epochs."
+            )
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 1.0
+
+    def _check_guards(self) -> None:
+        if self.hang_timeout_minutes * 60 >= self.ddp_timeout:
+            raise Refusal(
+                f"hang_timeout_minutes {self.hang_timeout_minutes:g} is not below ddp_timeout "
+                f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
+                "fewer minutes or a longer --ddp_timeout."
+            )
+
+    def _check_precision(self) -> None:
+        """Refuse what the device cannot compute in; knows of the device by `use_cpu`."""
+        on_cpu = self.use_cpu or uses("CPU")
+        for precision, other in (("fp16", "bf16"), ("bf16", "fp16")):
+            asked = getattr(self, precision)
+            if asked and not hardware.can_train_in(precision, on_cpu, uses("DEEPSPEED")):
+                place = "this processor" if on_cpu else hardware.device_name()
+                raise Refusal(
+                    f"{precision} true is not possible on {place}; give --{other} true, or neither "
+                    "for float32."
+                )
+
+    def _settle_batch(self, num_devices: int) -> None:
+        """Derive rows at a time and accumulation from the rows of a step; DeepSpeed reads them."""
+        self.rows_allowed = self.per_device_train_batch_size
+        if not self.global_batch_size:
+            return
+        at_a_time = rows_at_a_time(self.global_batch_size, num_devices, self.rows_allowed)
+        accumulation = self.global_batch_size // (num_devices * at_a_time)
+        if self.gradient_accumulation_steps not in (1, accumulation):
+            raise Refusal(
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps} and "
+                f"global_batch_size {self.global_batch_size} contradict each other on "
+                f"{num_devices} devices (that would be {accumulation}); give only "
+                "global_batch_size."
+            )
+        self.per_device_train_batch_size = at_a_time
+        self.gradient_accumulation_steps = accumulation
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step over all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def settle_length(self, rows_per_epoch: int) -> None:
+        """Fix max_steps, and with it the schedule, from the epochs asked for."""
+        if self.max_steps < 0:
+            self.max_steps = max(
+                1, int(self.num_train_epochs * rows_per_epoch / self.rows_per_step)
+            )
+            check_schedule(self)
+        settle_schedule(self)
+        settle_intervals(self)
