@@ -21,11 +21,11 @@ def are_in(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of what peft saves of a model."""
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What peft saves of a model, and what accelerate looks for in a sharded checkpoint of one."""
     from peft import get_peft_model_state_dict
 
-    return {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    return get_peft_model_state_dict(model)
 
 
 def complete(

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 from torch.distributed.fsdp import StateDictType
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import SCHEDULER_NAME
 
 from hugcoder.data.tokenizer_files import copy_tokenizer
@@ -56,9 +56,7 @@ class CheckpointSaver(TrainerCallback):
     def __init__(self, trainer: Trainer, material: Material, watchdog: HangWatchdog):
         self.trainer, self.material, self.hang_watchdog = trainer, material, watchdog
         self.run = Path(trainer.args.output_dir)
-        self.has_adapters = adapters.are_in(trainer.model)
-        shapes_of = adapters.shapes_of if self.has_adapters else weight_shapes
-        self.weights = shapes_of(trainer.model)
+        self.expect_weights_of(trainer.model)
         # The thread and the training each have a group: collectives of one must keep their order.
         timeout = trainer.args.ddp_timeout
         self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
@@ -66,6 +64,15 @@ class CheckpointSaver(TrainerCallback):
         self.stagers: dict[str, DefaultStager] = {}
         self.staged: dict[str, Any] = {}
         self.pending: Future[None] | None = None
+
+    def expect_weights_of(self, model: PreTrainedModel) -> None:
+        """Let the final model be complete when it has the weights, or the adapters, of this one."""
+        self.has_adapters = adapters.are_in(model)
+        self.weights = (
+            {name: tensor.shape for name, tensor in adapters.state_of(model).items()}
+            if self.has_adapters
+            else weight_shapes(model)
+        )
 
     def check_resumable(self, folder: Path) -> None:
         """Raises: Refusal when this engine, or this number of ranks, cannot go on from `folder`."""
@@ -116,7 +123,8 @@ class CheckpointSaver(TrainerCallback):
             return False
         if trainer.args.should_save:
             torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-        model = get_model_state_dict(trainer.model)
+        state_of = adapters.state_of if self.has_adapters else get_model_state_dict
+        model = state_of(trainer.model)
         optimizer = get_optimizer_state_dict(trainer.model, trainer.optimizer)
         self.staged = {
             MODEL_SHARDS: self._copied("model", model),

@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalPrediction  # noqa: F401
 
 from hugcoder.engines import gradient_norm, zero
 from hugcoder.engines.fsdp import settle_fsdp
@@ -243,11 +242,15 @@ class DurableTrainer(Trainer):
         if not self.checkpoints.stage(Path(output_dir)):
             super()._save_optimizer_and_scheduler(output_dir)
 
-    def export(self) -> Path:
+    def export(self, merge_adapters: bool = False) -> Path:
         """Write the final model with its tokenizer to <run>/model; all ranks call it together.
 
-        Of a model with adapters, these alone.
+        Args: merge_adapters: write the weights of the base with those of the adapters added, and
+            leave the trainer such a model; otherwise adapters are written alone.
+        Raises: Refusal when adapters are to be merged into a model that is sharded.
         """
+        if merge_adapters:
+            self._merge_adapters()
         self.hang_watchdog.at("while writing the model", LONG_SECONDS)
         folder = Path(self.args.output_dir) / FINAL_MODEL
         if self.is_fsdp_enabled:
@@ -259,3 +262,13 @@ class DurableTrainer(Trainer):
             self.save_model(str(folder))
         self.checkpoints.complete_model(folder)
         return folder
+
+    def _merge_adapters(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise Refusal(
+                f"adapters cannot be merged into a model that is sharded (engine "
+                f"{self.accelerator.distributed_type.value}); write them alone, or train with "
+                "configs/ddp.yaml or in one process."
+            )
+        self.model = self.accelerator.unwrap_model(self.model).merge_and_unload()
+        self.checkpoints.expect_weights_of(self.model)
