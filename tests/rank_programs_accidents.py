@@ -186,7 +186,7 @@ def with_a_fused_loss(argv: list[str]) -> None:
 
     def make_fused(self, *args, **kwargs):
         make(self, *args, **kwargs)
-        self.loss_sums.has_kinds = False
+        self.loss_sums.names = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         del inputs["kinds"]

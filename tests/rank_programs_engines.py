@@ -123,6 +123,7 @@ def show_batch_under_mpi(argv: list[str]) -> None:
     made = PretrainArguments(
         output_dir="run", global_batch_size=8, per_device_train_batch_size=1, use_cpu=True
     )
+    made.join()
     sys.stdout.write(
         f"{made.world_size} processes x {made.train_batch_size} rows x "
         f"{made.gradient_accumulation_steps} = {made.rows_per_step} rows\n"

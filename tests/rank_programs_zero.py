@@ -71,7 +71,7 @@ def resume_through_universal(argv: list[str]) -> None:
     from hugcoder.engines import zero
     from hugcoder.run import hyperparameters
 
-    zero.load_checkpoint = lambda engine, checkpoint, scratch: zero.load_resharded(
+    zero.load_checkpoint = lambda engine, checkpoint, scratch, **_: zero.load_resharded(
         engine, checkpoint, scratch / "scratch"
     )
     hyperparameters.put_back = lambda *_: None

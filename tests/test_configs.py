@@ -74,8 +74,7 @@ def test_a_recipe_takes_the_same_rows_a_step_on_any_number_of_processes(
 ):
     """Symptom: the quickstart took 8 rows a step on one process and 16 on two."""
     rows = yaml.safe_load(path.read_text())["global_batch_size"]
-    monkeypatch.setattr("hugcoder.pretraining.arguments.launched_processes", lambda: processes)
-    monkeypatch.setattr("hugcoder.pretraining.arguments.PretrainArguments.world_size", processes)
+    monkeypatch.setattr("hugcoder.run.arguments.launched_processes", lambda: processes)
     training = parse_pretraining([str(path), *required(path, tmp_path)], monkeypatch)[-1]
     assert training.rows_per_step == rows
     assert training.per_device_train_batch_size <= training.rows_allowed

@@ -53,7 +53,7 @@ def test_a_norm_that_is_no_number_is_told_as_it_is(gradients, bad):
 
 def test_the_norm_that_is_judged_and_logged_is_the_one_that_clips():
     third = torch.tensor(1 / 3, dtype=torch.float64)
-    sums = LossSums(torch.device("cpu"), has_kinds=True)
+    sums = LossSums(torch.device("cpu"), num_kinds=3)
     assert sums.end_step(third, lambda own: own)[0] == 1 / 3
 
 

@@ -35,7 +35,7 @@ def test_a_rank_asleep_in_its_data_ends_the_run_with_the_stacks_of_all(tiny):
 @pytest.mark.parametrize(
     ("place", "frame", "words"),
     [
-        ("join", "in _join", "while joining the other processes"),
+        ("join", "in join", "while joining the other processes"),
         ("agree", "in refuse_while_stopped", "while agreeing to start with the other processes"),
         pytest.param(
             *("leave", "in disband", "while leaving together with the other processes"),
@@ -70,7 +70,7 @@ def test_a_start_that_hangs_leaves_a_folder_alone_that_another_run_holds(tiny):
         assert [path.name for path in run.iterdir()] == [OWNER]
     assert world.codes[0] == 76, world.output
     assert "the stacks of all threads are in the log" in world.of_rank(0)
-    assert "in _join" in world.of_rank(0)
+    assert "in join" in world.of_rank(0)
 
 
 def test_stacks_that_are_taken_away_are_no_sign_of_a_hang(tmp_path):

@@ -17,6 +17,7 @@ from evaluation.report_scores import compare
 from evaluation.run_files import read_run
 from hugcoder.data.codec import Codec
 from hugcoder.files import write_json
+from hugcoder.model.manifest import complete
 from hugcoder.refusal import Refusal
 
 HOSTILE = '</pre></script><script>alert(1)</script><img src="https://evil.example/x.png">&amp;'
@@ -157,7 +158,7 @@ def whole_run(tokenizer, tmp_path_factory):
     config = {"model_type": "qwen3", "num_hidden_layers": 5, "hidden_size": 96}
     write_json(run / "model" / "config.json", config)
     shutil.copy(tokenizer / "tokenizer.json", run / "model")
-    manifest.complete(run / "model", {"step": 300})
+    complete(run / "model", {"step": 300})
     write_json(run / "evaluation" / "results.json", results())
     return run
 

@@ -16,10 +16,11 @@ from hugcoder.pretraining.arguments import (
 )
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
-from hugcoder.run.setting_checks import OPTIMIZERS, RANGES
+from hugcoder.run.optimizer_checks import OPTIMIZERS
 from hugcoder.run.tracker_checks import refuse_when_trackers_fail
-from hugcoder.run.trainer_settings import FIXED, WORKS
+from hugcoder.run.trainer_settings import WORKS
 
+FIXED, RANGES = PretrainArguments.FIXED, PretrainArguments.RANGES
 FIELDS = {field.name: field for field in dataclasses.fields(PretrainArguments)}
 GIVEN = ["--config_file", "configs/models/tiny.json", "--token_store", "x", "--output_dir", "run"]
 
@@ -281,8 +282,7 @@ def test_a_setting_without_effect_is_refused_with_the_reason(words, reason):
 
 def test_what_is_not_taken_as_it_was_given_is_told(monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr("hugcoder.pretraining.arguments.launched_processes", lambda: 2)
-    monkeypatch.setattr(PretrainArguments, "world_size", 2)
+    monkeypatch.setattr("hugcoder.run.arguments.launched_processes", lambda: 2)
     words = ["--global_batch_size=8", "--per_device_train_batch_size=8", "--muon_weight_decay=1"]
     groups = [ModelArguments, DataArguments, PretrainArguments]
     check_arguments(*parse(groups, [*GIVEN, *words], description=""))

@@ -108,7 +108,7 @@ def test_copies_and_shards_that_are_not_the_processes_are_refused(
     with pytest.raises(
         Refusal, match=f"_size {copies}, .*_size {shards} do not make up 6 process.*-1 for both"
     ):
-        PretrainArguments(output_dir=str(tmp_path))
+        PretrainArguments(output_dir=str(tmp_path)).join()
 
 
 @pytest.mark.parametrize(("world", "said"), [(1, None), (2, None), (6, "2x3"), (8, "2x4")])
@@ -227,11 +227,13 @@ def test_the_batch_is_the_same_where_mpi_started_the_processes(ranks):
 
 
 def test_a_batch_that_would_not_be_the_one_given_is_refused(tmp_path, monkeypatch):
-    from hugcoder.pretraining import arguments
+    from hugcoder.pretraining.arguments import PretrainArguments
+    from hugcoder.run import arguments
 
     monkeypatch.setattr(arguments, "launched_processes", lambda: 2)  # as one of two without a world
+    made = PretrainArguments(output_dir=str(tmp_path), global_batch_size=16)
     with pytest.raises(Refusal, match=r"global_batch_size 16 would be 8 rows: 2 .* 1 train tog"):
-        arguments.PretrainArguments(output_dir=str(tmp_path), global_batch_size=16)
+        made.join()
 
 
 def test_recomputation_that_the_yaml_asks_for_is_refused_with_the_recipes_setting(

@@ -25,6 +25,11 @@ def launched_rank() -> int:
     return next((number(name) for name in RANKS if name in os.environ), 0)
 
 
+def is_launched() -> bool:
+    """Whether a launcher started this process, be it as the only one."""
+    return launched_processes() > 1 or os.environ.get("LOCAL_RANK", "-1") != "-1"
+
+
 def number(name: str) -> int:
     """A variable of a launcher. Raises: Refusal when it holds no number."""
     if not re.fullmatch(r"-?\d{1,9}", os.environ[name]):

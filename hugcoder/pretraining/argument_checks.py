@@ -8,9 +8,8 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from transformers.training_args import ParallelMode
-
 from hugcoder import hardware
+from hugcoder.engines.launched import is_launched, launched_rank
 from hugcoder.generation.loading import find_checkpoint
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
 from hugcoder.refusal import Refusal
@@ -44,13 +43,13 @@ def check_arguments(
             "use_liger_kernel true needs liger-kernel, which is not installed "
             "(requirements-gpu.txt); install it, or give --use_liger_kernel false."
         )
-    is_bf16_on_cpu = training.bf16 and training.device.type == "cpu"
-    if is_bf16_on_cpu and not hardware.processor_has_bf16() and training.process_index == 0:
+    is_bf16_on_cpu = training.bf16 and training.use_cpu
+    if is_bf16_on_cpu and not hardware.processor_has_bf16() and launched_rank() == 0:
         logger.warning(
             "this processor has no bf16 instructions: bf16 true is emulated, as fast as float32 at "
             "best and many times slower below AVX-512; --bf16 false trains in float32"
         )
-    if training.fsdp and training.parallel_mode != ParallelMode.DISTRIBUTED:
+    if training.fsdp and not is_launched():
         raise Refusal(
             "fsdp was asked for, but this is one process and there is nothing to shard over; start "
             "it with torchrun or accelerate, one process a GPU (torchrun --nproc_per_node 1 where "
@@ -61,7 +60,7 @@ def check_arguments(
         raise Refusal("eval_on_start true needs held-out rows, and held_out_rows is 0; give some.")
     if data.held_out_rows == 0 and training.eval_strategy != "no":
         training.eval_strategy = type(training.eval_strategy)("no")
-    if training.process_index == 0:
+    if launched_rank() == 0:
         _tell_of_settings(training)
 
 

@@ -200,9 +200,10 @@ class RunArguments:
                 f"this is one process and {self.n_gpu} GPUs; start one process a GPU with "
                 "accelerate launch or torchrun, or choose one by CUDA_VISIBLE_DEVICES=0."
             )
-        if self.global_batch_size and self.rows_per_step != self.global_batch_size:
+        rows = self._rows_of(self.world_size)
+        if self.global_batch_size and rows != self.global_batch_size:
             raise Refusal(
-                f"global_batch_size {self.global_batch_size} would be {self.rows_per_step} rows: "
+                f"global_batch_size {self.global_batch_size} would be {rows} rows: "
                 f"{launched_processes()} processes were launched, but {self.world_size} train "
                 "together. Start them with accelerate launch or torchrun, one process a GPU."
             )
@@ -272,8 +273,11 @@ class RunArguments:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimizer step over all devices."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        """Rows of one optimizer step over all devices that were launched."""
+        return self._rows_of(launched_processes())
+
+    def _rows_of(self, num_devices: int) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_devices
 
     def settle_length(self, rows_per_epoch: int) -> None:
         """Fix max_steps, and with it the schedule, from the epochs asked for."""
