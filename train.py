@@ -65,7 +65,7 @@ def pretrain(groups: list, start: "Session") -> None:
     start.now("while reading the data")
     codec = loading.load_codec(model_args, data_args)
     rows = loading.load_rows(data_args, training_args, codec)
-    loading.settle_length(rows, training_args)
+    loading.fix_length(rows, training_args)
     held_out = loading.load_held_out(data_args, training_args, codec)
     logger.info(row_statistics.summary(rows))
 

@@ -144,7 +144,7 @@ def without_a_rank(argv: list[str]) -> None:
     holder, name = {
         "join": (train, "main"),
         "agree": (stop_requests, "refuse_while_stopped"),
-        "leave": (collectives, "disband"),
+        "leave": (collectives, "leave_together"),
     }[given["place"]]
     do = getattr(holder, name)
 

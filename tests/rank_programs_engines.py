@@ -58,7 +58,7 @@ def show_norms(argv: list[str]) -> None:
     from hugcoder.pretraining.trainer import PretrainTrainer
     from hugcoder.run.gradient_guard import GradientGuard
 
-    prepare, judge, trainers = PretrainTrainer._prepare_for_training, GradientGuard.judge, []
+    prepare, rejects, trainers = PretrainTrainer._prepare_for_training, GradientGuard.rejects, []
 
     def prepare_and_keep(self, *args):
         trainers.append(self)
@@ -74,10 +74,10 @@ def show_norms(argv: list[str]) -> None:
     def judge_and_show(self, norm):
         squares = sum(float((g.numpy().astype(np.longdouble) ** 2).sum()) for g in held())
         sys.stdout.write(f"NORM {json.dumps({'judged': float(norm), 'squares': squares})}\n")
-        return judge(self, norm)
+        return rejects(self, norm)
 
     PretrainTrainer._prepare_for_training = prepare_and_keep
-    GradientGuard.judge = judge_and_show
+    GradientGuard.rejects = judge_and_show
     train.main(argv)
 
 
@@ -114,7 +114,7 @@ def show_signals(argv: list[str]) -> None:
 
 def show_batch_under_mpi(argv: list[str]) -> None:
     """Print how a global batch of 8 rows is shared in the environment that mpirun makes."""
-    from hugcoder.engines.collectives import disband
+    from hugcoder.engines.collectives import leave_together
     from hugcoder.pretraining.arguments import PretrainArguments
 
     ours = {"WORLD_SIZE": "SIZE", "RANK": "RANK", "LOCAL_RANK": "LOCAL_RANK"}
@@ -128,4 +128,4 @@ def show_batch_under_mpi(argv: list[str]) -> None:
         f"{made.world_size} processes x {made.train_batch_size} rows x "
         f"{made.gradient_accumulation_steps} = {made.rows_per_step} rows\n"
     )
-    disband()
+    leave_together()

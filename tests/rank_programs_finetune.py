@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     arguments = parse([FinetuneArguments], argv, description="Finetune.")
     with session(arguments) as start:
         base = Path(arguments.base)
-        arguments.settle_length(len(rows()))
+        arguments.fix_length(len(rows()))
         identity = Identity({"seed": arguments.seed, "lora": arguments.lora})
         if start.is_finished(identity):
             return

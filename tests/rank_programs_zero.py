@@ -74,7 +74,7 @@ def resume_through_universal(argv: list[str]) -> None:
     zero.load_checkpoint = lambda engine, checkpoint, scratch, **_: zero.load_resharded(
         engine, checkpoint, scratch / "scratch"
     )
-    hyperparameters.put_back = lambda *_: None
+    hyperparameters.restore_settings = lambda *_: None
     train.main(argv)
 
 

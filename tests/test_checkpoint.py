@@ -343,7 +343,7 @@ def test_a_deletion_cut_short_leaves_nothing_that_looks_complete(tmp_path, monke
 
 def test_writing_a_step_again_takes_the_old_one_away_only_when_the_new_one_is_complete(tmp_path):
     old = make_checkpoint(tmp_path, 4)
-    checkpoint.make_way(old)
+    checkpoint.make_empty_folder(old)
     assert list(old.iterdir()) == []
     assert names_in(tmp_path) == {"checkpoint-4", "deleting-checkpoint-4"}
     old.rmdir()

@@ -204,7 +204,7 @@ def test_a_run_that_goes_on_is_not_told_that_shares_of_it_are_steps(
 
     words = [str(path), *required(path, tmp_path), "--save_steps", "0.07", "--eval_steps", "0.34"]
     training = parse_pretraining([*words, "--logging_steps", "0.01"], monkeypatch)[-1]
-    training.settle_length(rows_per_epoch=1000)
+    training.fix_length(rows_per_epoch=1000)
     state = TrainerState(train_batch_size=training.per_device_train_batch_size)
     state.compute_steps(training, training.max_steps)
     monkeypatch.setattr(trainer_utils.logger, "propagate", True)

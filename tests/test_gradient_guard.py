@@ -15,7 +15,7 @@ from hugcoder.run.gradient_guard import ENOUGH, WINDOW, GradientGuard, guard_opt
 def guard_with(norms, sigmas: float = 6.0, max_skipped: int = 10) -> GradientGuard:
     guard = GradientGuard(sigmas, max_skipped)
     for norm in norms:
-        guard.judge(norm)
+        guard.rejects(norm)
     return guard
 
 
@@ -26,13 +26,13 @@ def noise(num_norms: int, seed: int = 0) -> list[float]:
 
 def test_a_norm_that_is_no_number_is_always_skipped():
     guard = GradientGuard(sigmas=0.0, max_skipped=10)
-    assert [guard.judge(norm) for norm in (math.nan, math.inf, 1.0, 1e30)] == [1, 1, 0, 0]
+    assert [guard.rejects(norm) for norm in (math.nan, math.inf, 1.0, 1e30)] == [1, 1, 0, 0]
     assert guard.num_skipped == 2
 
 
 def test_a_spike_is_skipped_as_soon_as_half_the_window_is_known():
-    assert not guard_with(noise(ENOUGH - 1)).judge(1e3)
-    assert guard_with(noise(ENOUGH)).judge(1e3)
+    assert not guard_with(noise(ENOUGH - 1)).rejects(1e3)
+    assert guard_with(noise(ENOUGH)).rejects(1e3)
 
 
 def test_the_bound_is_that_of_mean_and_deviation_over_the_window():
@@ -44,20 +44,20 @@ def test_the_bound_is_that_of_mean_and_deviation_over_the_window():
         if len(history) >= ENOUGH:
             std, mean = torch.std_mean(torch.tensor(history[-WINDOW:], dtype=torch.float64))
             bound = float(mean + 1.5 * std)
-        assert guard.judge(norm) == (norm > bound)
+        assert guard.rejects(norm) == (norm > bound)
         history.append(min(norm, bound))
     assert 0.02 < guard.num_skipped / len(norms) < 0.2
 
 
 def test_a_huge_norm_does_not_blind_the_guard():
     guard = guard_with([*noise(ENOUGH), 1e30])
-    assert guard.judge(10.0)
-    assert not guard.judge(1.1)
+    assert guard.rejects(10.0)
+    assert not guard.rejects(1.1)
 
 
 def test_a_lasting_rise_of_the_norm_is_accepted_after_a_few_steps():
     guard = guard_with(noise(WINDOW))
-    judged = [guard.judge(norm * 2) for norm in noise(WINDOW, seed=1)]
+    judged = [guard.rejects(norm * 2) for norm in noise(WINDOW, seed=1)]
     assert judged[0]
     assert sum(judged) <= 10
     assert not any(judged[-100:])
@@ -68,20 +68,20 @@ def test_a_restored_guard_judges_as_the_unbroken_one():
     norms[100] = norms[250] = 5.0
     norms[120] = math.nan
     unbroken = GradientGuard(sigmas=2.0, max_skipped=10)
-    whole = [unbroken.judge(norm) for norm in norms]
+    whole = [unbroken.rejects(norm) for norm in norms]
     restored = GradientGuard(sigmas=2.0, max_skipped=10)
     restored.load_state(json.loads(json.dumps(guard_with(norms[:222], sigmas=2.0).state())))
-    assert [restored.judge(norm) for norm in norms[222:]] == whole[222:]
+    assert [restored.rejects(norm) for norm in norms[222:]] == whole[222:]
     assert restored.state() == unbroken.state()
 
 
 def test_the_guard_is_exhausted_by_one_skip_too_many_within_the_window():
     guard = guard_with([math.nan] * 2, max_skipped=2)
     assert not guard.is_exhausted
-    guard.judge(math.nan)
+    guard.rejects(math.nan)
     assert guard.is_exhausted
     for norm in noise(WINDOW):
-        guard.judge(norm)
+        guard.rejects(norm)
     assert not guard.is_exhausted
     assert guard.num_skipped == 3
 
@@ -101,7 +101,7 @@ def test_a_rejected_step_keeps_the_loss_scaler_of_fp16_working(is_spike):
     def step(factor: float, norm: float) -> None:
         scaler.scale((weight * factor).sum()).backward()
         scaler.unscale_(optimizer.optimizer)
-        guard.judge(norm)
+        guard.rejects(norm)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -110,7 +110,7 @@ def test_a_rejected_step_keeps_the_loss_scaler_of_fp16_working(is_spike):
     before = weight.detach().clone()
     if is_spike:
         for norm in noise(ENOUGH):
-            guard.judge(norm)
+            guard.rejects(norm)
     step(9.0 if is_spike else math.inf, 9.0 if is_spike else math.inf)
     assert optimizer.step_was_skipped
     assert torch.equal(weight, before)

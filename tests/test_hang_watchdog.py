@@ -38,7 +38,7 @@ def test_a_rank_asleep_in_its_data_ends_the_run_with_the_stacks_of_all(tiny):
         ("join", "in join", "while joining the other processes"),
         ("agree", "in refuse_while_stopped", "while agreeing to start with the other processes"),
         pytest.param(
-            *("leave", "in disband", "while leaving together with the other processes"),
+            *("leave", "in leave_together", "while leaving together with the other processes"),
             marks=pytest.mark.slow,
         ),
     ],

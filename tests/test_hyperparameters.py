@@ -3,7 +3,7 @@
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from hugcoder.run.hyperparameters import put_back, settings_of
+from hugcoder.run.hyperparameters import restore_settings, settings_of
 
 
 def make(learning_rate: float, weight_decay: float, length: int):
@@ -25,7 +25,7 @@ def resumed(learning_rate: float, weight_decay: float, length: int, saved):
     settings = settings_of(optimizer)
     optimizer.load_state_dict(saved[0].state_dict())
     scheduler.load_state_dict(saved[1].state_dict())
-    put_back(settings, optimizer, scheduler)
+    restore_settings(settings, optimizer, scheduler)
     return optimizer, scheduler
 
 

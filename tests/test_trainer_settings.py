@@ -308,7 +308,7 @@ def test_what_is_not_taken_as_it_was_given_is_told(monkeypatch, caplog):
 def test_a_schedule_takes_its_own_words_and_the_ratios_fill_in_the_rest(kind, kwargs):
     words = ("--lr_scheduler_type", kind, "--lr_scheduler_kwargs", kwargs, "--max_steps", "20")
     training = parsed(*words)
-    training.settle_length(100)
+    training.fix_length(100)
     if kind == "warmup_stable_decay":
         both = {"num_decay_steps", "decay_type", "min_lr_ratio"}
         assert set(training.lr_scheduler_kwargs) == both
@@ -339,11 +339,11 @@ def test_a_decay_is_not_held_against_a_length_that_is_not_yet_known():
     words = ["--lr_scheduler_kwargs", '{"num_decay_steps":50000}']
     training = parsed(*words)
     with pytest.raises(Refusal, match="is longer than the run: 50001 of 12 steps"):
-        training.settle_length(100)
+        training.fix_length(100)
 
 
 def test_a_run_of_one_step_may_name_its_decay():
-    parsed("--max_steps=1", "--lr_scheduler_kwargs", '{"decay_type":"cosine"}').settle_length(1)
+    parsed("--max_steps=1", "--lr_scheduler_kwargs", '{"decay_type":"cosine"}').fix_length(1)
 
 
 def test_a_rate_in_a_schedule_is_refused_with_the_two_rates_of_muon():
@@ -354,7 +354,7 @@ def test_a_rate_in_a_schedule_is_refused_with_the_two_rates_of_muon():
 def test_a_warm_up_longer_than_the_epochs_is_refused_when_they_are_counted():
     training = parsed("--warmup_steps", "50")
     with pytest.raises(Refusal, match="warmup_steps 50 is more than the run's 12 steps"):
-        training.settle_length(100)
+        training.fix_length(100)
 
 
 @pytest.mark.parametrize("optim", [name for name in OPTIMIZERS if "bit" not in name])

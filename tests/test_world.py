@@ -10,7 +10,7 @@ from ranks import ROOT, launch_environment, variant
 
 from hugcoder.engines import world
 from hugcoder.engines.hybrid import COPIES, OPEN, SHARDS, settle_copies, sizes
-from hugcoder.engines.launched import launched_processes, uses
+from hugcoder.engines.launched import launched_processes, launched_with
 from hugcoder.engines.world import _check_deepspeed_numbers, check_launch
 from hugcoder.refusal import Refusal
 
@@ -32,7 +32,7 @@ def launched(tmp_path, monkeypatch):
     def launch(name: str, world: int = 2, **changes) -> None:
         for key, value in launch_environment(variant(tmp_path, name, **changes), world).items():
             monkeypatch.setenv(key, value)
-        if uses("DEEPSPEED"):
+        if launched_with("DEEPSPEED"):
             rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
             for key, value in (rank | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}).items():
                 monkeypatch.setenv(key, value)
@@ -116,7 +116,7 @@ def test_what_accelerate_reads_of_hybrid_sharding(launched, monkeypatch, world, 
     launched("hsdp.yaml", world=world)
     monkeypatch.setenv("WORLD_SIZE", str(world))
     settle_copies()
-    assert uses("PARALLELISM_CONFIG") == (said is not None)
+    assert launched_with("PARALLELISM_CONFIG") == (said is not None)
     if said:
         assert f"{os.environ[COPIES]}x{os.environ[SHARDS]}" == said
 
@@ -215,9 +215,9 @@ def test_the_processes_that_mpi_started_are_counted(monkeypatch):
 @pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
 def test_an_engine_is_on_in_every_spelling_that_a_library_takes(monkeypatch, word):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", word)
-    assert uses("FSDP")
+    assert launched_with("FSDP")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
-    assert not uses("FSDP")
+    assert not launched_with("FSDP")
 
 
 def test_the_batch_is_the_same_where_mpi_started_the_processes(ranks):

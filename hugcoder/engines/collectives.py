@@ -65,7 +65,7 @@ def on_rank_0(decide: Callable[[], T], group: Any = None) -> T:
     return answer
 
 
-def disband() -> None:
+def leave_together() -> None:
     """Take all process groups down, together, when the work is done.
 
     Left to the end of the interpreter, gloo's threads now and then abort it ("terminate called

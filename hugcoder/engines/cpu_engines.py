@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from hugcoder.engines.launched import uses
+from hugcoder.engines.launched import launched_with
 from hugcoder.engines.repairs import warn_of_another_release
 
 
@@ -25,9 +25,9 @@ def prepare_cpu_engines(fsdp: bool = False) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports it, and it would warn
     if "LOCAL_RANK" not in os.environ:
         return
-    if fsdp or uses("FSDP"):
+    if fsdp or launched_with("FSDP"):
         _let_gloo_shard()
-    if uses("DEEPSPEED"):
+    if launched_with("DEEPSPEED"):
         _keep_deepspeed_from_compiling()
 
 

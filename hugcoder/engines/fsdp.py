@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hugcoder.refusal import Refusal
 
 
-def settle_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
+def configure_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Set how gradients are summed, before the model is wrapped. Does nothing for other engines.
 
     Raises: Refusal when a layer to wrap is none of the model's.

@@ -6,7 +6,7 @@ is where accelerate's launcher puts what its YAML says and accelerate looks for 
 
 import os
 
-from hugcoder.engines.launched import launched_processes, uses
+from hugcoder.engines.launched import launched_processes, launched_with
 from hugcoder.refusal import Refusal
 
 COPIES, SHARDS = "PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "PARALLELISM_CONFIG_DP_SHARD_SIZE"
@@ -21,7 +21,9 @@ def settle_copies() -> None:
     One copy is plain FSDP2, and becomes it. Does nothing where no parallelism is asked for.
     Raises: Refusal when the numbers do not make up the processes.
     """
-    if not uses("PARALLELISM_CONFIG") or any(int(os.environ.get(n, "1")) > 1 for n in OTHERS):
+    if not launched_with("PARALLELISM_CONFIG") or any(
+        int(os.environ.get(n, "1")) > 1 for n in OTHERS
+    ):
         return  # the others are refused by `world.check_launch`
     copies, shards = (int(os.environ.get(name, "1")) for name in (COPIES, SHARDS))
     copies, shards = sizes(copies, shards, launched_processes(), machines())

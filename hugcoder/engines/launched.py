@@ -40,6 +40,6 @@ def number(name: str) -> int:
     return int(os.environ[name])
 
 
-def uses(engine: str) -> bool:
+def launched_with(engine: str) -> bool:
     """Whether accelerate was told to use FSDP, DEEPSPEED or a PARALLELISM_CONFIG."""
     return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ON

@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from hugcoder.engines.launched import ON, WORLD_SIZES, launched_processes, uses
+from hugcoder.engines.launched import ON, WORLD_SIZES, launched_processes, launched_with
 from hugcoder.engines.zero import check_offload
 from hugcoder.refusal import Refusal
 
@@ -67,7 +67,7 @@ def _check_deepspeed_is_launched() -> None:
     """Without these, DeepSpeed takes the launcher for one of MPI and asks mpi4py."""
     needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if name not in os.environ]
-    if uses("DEEPSPEED") and missing and not find_spec("mpi4py"):
+    if launched_with("DEEPSPEED") and missing and not find_spec("mpi4py"):
         raise Refusal(
             f"ACCELERATE_USE_DEEPSPEED is set, but not {', '.join(missing)}, as a launcher sets "
             "them: start with accelerate launch --config_file configs/deepspeed.yaml, also for one "
@@ -76,7 +76,7 @@ def _check_deepspeed_is_launched() -> None:
 
 
 def _check_parallelism() -> None:
-    if not uses("PARALLELISM_CONFIG"):
+    if not launched_with("PARALLELISM_CONFIG"):
         return
     for name, reason in UNSUPPORTED_PARALLELISM.items():
         size = int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
@@ -89,7 +89,7 @@ def _check_parallelism() -> None:
 
 def _check_fsdp_is_said_once(arguments: TrainingArguments) -> None:
     """Both together, transformers' defaults would replace what the YAML says, unseen."""
-    yaml_engine = next((engine for engine in ("FSDP", "DEEPSPEED") if uses(engine)), None)
+    yaml_engine = next((engine for engine in ("FSDP", "DEEPSPEED") if launched_with(engine)), None)
     if arguments.fsdp and yaml_engine:
         raise Refusal(
             f"fsdp was given and accelerate's YAML already says {yaml_engine}; give one of them: "
@@ -99,7 +99,7 @@ def _check_fsdp_is_said_once(arguments: TrainingArguments) -> None:
 
 def _check_fsdp_version(arguments: TrainingArguments) -> None:
     """accelerate takes version 1 where its YAML names none."""
-    version = os.environ.get("FSDP_VERSION", "1") if uses("FSDP") else "2"
+    version = os.environ.get("FSDP_VERSION", "1") if launched_with("FSDP") else "2"
     if arguments.fsdp:
         version = str(arguments.fsdp_config.get("version", 2))
     if version != "2":
@@ -111,7 +111,7 @@ def _check_fsdp_version(arguments: TrainingArguments) -> None:
 
 def _check_recomputing_is_the_recipes(arguments: TrainingArguments) -> None:
     """FSDP's own draws other random numbers the second time, and no other engine has it."""
-    by_yaml = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") if uses("FSDP") else ""
+    by_yaml = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") if launched_with("FSDP") else ""
     for name, value in ((arguments.fsdp_config or {}) if arguments.fsdp else {}).items():
         by_yaml = value if name.endswith("activation_checkpointing") else by_yaml
     if str(by_yaml).lower() in ON:
@@ -187,13 +187,13 @@ def check_world(accelerator: Accelerator, arguments: TrainingArguments) -> None:
             f"{engine.value}): their gradients would not be synchronised. Start them with "
             "accelerate launch or torchrun, one process a GPU."
         )
-    if (arguments.fsdp or uses("FSDP")) and engine != DistributedType.FSDP:
+    if (arguments.fsdp or launched_with("FSDP")) and engine != DistributedType.FSDP:
         raise Refusal(
             f"fsdp was asked for, but the engine is {engine.value}: nothing would be sharded. "
             "Start it with torchrun or accelerate, without --use_cpu on a machine with GPUs; or "
             "take configs/ddp.yaml."
         )
-    if uses("DEEPSPEED") and engine != DistributedType.DEEPSPEED:
+    if launched_with("DEEPSPEED") and engine != DistributedType.DEEPSPEED:
         raise Refusal(
             f"DeepSpeed was asked for, but the engine is {engine.value}: nothing would be sharded. "
             "Start it with accelerate launch --config_file configs/deepspeed.yaml."

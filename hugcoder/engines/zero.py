@@ -20,7 +20,7 @@ import torch
 
 from hugcoder.engines.collectives import on_rank_0
 from hugcoder.engines.gradient_norm import sum_of_squares
-from hugcoder.engines.launched import uses
+from hugcoder.engines.launched import launched_with
 from hugcoder.engines.repairs import warn_of_another_release
 from hugcoder.files import full_disk_shown
 from hugcoder.refusal import Refusal
@@ -40,7 +40,7 @@ def silence_deprecated_collectives() -> None:
 
 def check_offload() -> None:
     """Raises: Refusal when the optimizer is to run on the CPU and its kernel cannot be compiled."""
-    if not uses("DEEPSPEED"):
+    if not launched_with("DEEPSPEED"):
         return
     device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
     missing = [name for name in (os.environ.get("CXX", "g++"), "ninja") if not shutil.which(name)]
@@ -97,11 +97,11 @@ def keep_hooks_from_compiling(engine: Any) -> None:
 # ---- guard -----------------------------------------------------------------------------------
 
 
-def guard_engine(engine: Any, judge: Callable[[float], bool]) -> None:
-    """Let `judge` see the norm of every step's gradients and reject the step before it is made.
+def guard_engine(engine: Any, rejects: Callable[[float], bool]) -> None:
+    """Ask `rejects` about the norm of every step's gradients, before the step is made.
 
     A rejected step takes DeepSpeed's own way out of an overflow: the gradients are cleared, nothing
-    is updated, the schedule waits, and in fp16 the loss scale falls. `judge` gets the norm over all
+    is updated, the schedule waits, and in fp16 the loss scale falls. `rejects` gets the norm over all
     ranks, without loss scale and before clipping, the same on every rank, and infinity where it is
     not finite, which is rejected whatever the answer.
     """
@@ -112,16 +112,16 @@ def guard_engine(engine: Any, judge: Callable[[float], bool]) -> None:
     def judged_overflow(partition_gradients: bool = True) -> None:
         check_overflow(partition_gradients)
         if optimizer.overflow:
-            judge(math.inf)  # the norm is not computed then
+            rejects(math.inf)  # the norm is not computed then
 
     optimizer.check_overflow = judged_overflow
     if engine.zero_optimization_stage() == 3:
-        _guard_stage_3(optimizer, judge)
+        _guard_stage_3(optimizer, rejects)
     else:
-        _guard_stages_1_and_2(optimizer, judge)
+        _guard_stages_1_and_2(optimizer, rejects)
 
 
-def _guard_stage_3(optimizer: Any, judge: Callable[[float], bool]) -> None:
+def _guard_stage_3(optimizer: Any, rejects: Callable[[float], bool]) -> None:
     from deepspeed.runtime.utils import combine_grad_norm_groups
 
     norms_of_groups = optimizer._get_norm_groups
@@ -130,20 +130,20 @@ def _guard_stage_3(optimizer: Any, judge: Callable[[float], bool]) -> None:
     def judged_norms() -> list[torch.Tensor]:
         norms = [_norm_on_cpu(optimizer, True)] if is_replaced else norms_of_groups()
         total = combine_grad_norm_groups(norms)
-        is_rejected = judge(float(total) / optimizer.loss_scale)
+        is_rejected = rejects(float(total) / optimizer.loss_scale)
         return [torch.full_like(total, math.inf)] if is_rejected else norms
 
     optimizer._get_norm_groups = judged_norms
 
 
-def _guard_stages_1_and_2(optimizer: Any, judge: Callable[[float], bool]) -> None:
+def _guard_stages_1_and_2(optimizer: Any, rejects: Callable[[float], bool]) -> None:
     total_norm, is_replaced = optimizer.scaled_global_norm, _is_on_cpu()
     optimizer.check_grad_overflow = True  # without it an invalid norm in bf16 would be stepped on
 
     def judged_norm(norm_type: int = 2) -> torch.Tensor:
         is_offloaded = optimizer.cpu_offload
         total = _norm_on_cpu(optimizer, is_offloaded) if is_replaced else total_norm(norm_type)
-        is_rejected = judge(float(total) / optimizer.loss_scale)
+        is_rejected = rejects(float(total) / optimizer.loss_scale)
         return torch.full_like(total, math.inf) if is_rejected else total
 
     optimizer.scaled_global_norm = judged_norm

@@ -11,7 +11,7 @@ from typing import Literal
 from transformers import TrainingArguments
 
 import fim
-from hugcoder.engines.launched import uses
+from hugcoder.engines.launched import launched_with
 from hugcoder.pretraining import row_settings
 from hugcoder.ranges import COUNT_OR_NONE, Range, check_ranges
 from hugcoder.recipe import assignments
@@ -170,7 +170,7 @@ class PretrainArguments(RunArguments, TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.use_muon and uses("DEEPSPEED"):
+        if self.use_muon and launched_with("DEEPSPEED"):
             raise Refusal(
                 "use_muon true does not work with DeepSpeed, which hands the optimizer flattened "
                 "shards; choose configs/fsdp.yaml or configs/ddp.yaml, or give --use_muon false."

@@ -12,7 +12,7 @@ from hugcoder.data.mixture import clear_mixture
 from hugcoder.data.rows import PackedRows
 from hugcoder.data.token_store import TokenStore
 from hugcoder.data.tokenizer_files import hub_tokenizer
-from hugcoder.engines.launched import uses
+from hugcoder.engines.launched import launched_with
 from hugcoder.model.build import continued_model, new_model
 from hugcoder.model.config import check_config
 from hugcoder.model.pretrained import check_files
@@ -47,18 +47,18 @@ def row_settings(data: DataArguments, training: PretrainArguments) -> RowSetting
 
 
 def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) -> PackedRows:
-    """The rows of one epoch; `settle_length` makes them those of the run."""
+    """The rows of one epoch; `fix_length` makes them those of the run."""
     store = TokenStore(data.token_store, corpus.TRAIN)
     settings = row_settings(data, training)
     mixture = clear_mixture(store, settings.mixture)
     return PackedRows(store, codec, dataclasses.replace(settings, mixture=mixture))
 
 
-def settle_length(rows: PackedRows, training: PretrainArguments) -> None:
+def fix_length(rows: PackedRows, training: PretrainArguments) -> None:
     """Fix how long the run is, with its schedule, and make the rows as many; keeps the epochs'
     lengths in the run folder.
     """
-    training.settle_length(rows.epochs.rows_in(0))
+    training.fix_length(rows.epochs.rows_in(0))
     rows.epochs.remember(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
     rows.num_rows = training.max_steps * training.rows_per_step
 
@@ -104,5 +104,5 @@ def build_model(
         kernel,
         model.residual_init,
         training.seed,
-        on_meta=bool(training.fsdp) or uses("FSDP"),
+        on_meta=bool(training.fsdp) or launched_with("FSDP"),
     )

@@ -17,7 +17,7 @@ from transformers.trainer_utils import SchedulerType
 from hugcoder import hardware
 from hugcoder.engines.cpu_engines import prepare_cpu_engines
 from hugcoder.engines.hybrid import settle_copies
-from hugcoder.engines.launched import launched_processes, uses
+from hugcoder.engines.launched import launched_processes, launched_with
 from hugcoder.ranges import Range
 from hugcoder.refusal import Refusal
 from hugcoder.run import trainer_settings
@@ -244,10 +244,10 @@ class RunArguments:
 
     def _check_precision(self) -> None:
         """Refuse what the device cannot compute in; knows of the device by `use_cpu`."""
-        on_cpu = self.use_cpu or uses("CPU")
+        on_cpu = self.use_cpu or launched_with("CPU")
         for precision, other in (("fp16", "bf16"), ("bf16", "fp16")):
             asked = getattr(self, precision)
-            if asked and not hardware.can_train_in(precision, on_cpu, uses("DEEPSPEED")):
+            if asked and not hardware.can_train_in(precision, on_cpu, launched_with("DEEPSPEED")):
                 place = "this processor" if on_cpu else hardware.device_name()
                 raise Refusal(
                     f"{precision} true is not possible on {place}; give --{other} true, or neither "
@@ -279,7 +279,7 @@ class RunArguments:
     def _rows_of(self, num_devices: int) -> int:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_devices
 
-    def settle_length(self, rows_per_epoch: int) -> None:
+    def fix_length(self, rows_per_epoch: int) -> None:
         """Fix max_steps, and with it the schedule, from the epochs asked for."""
         if self.max_steps < 0:
             self.max_steps = max(

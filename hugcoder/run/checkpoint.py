@@ -199,7 +199,7 @@ def _set_aside(folder: Path, why: str) -> Path:
     return folder.rename(target)
 
 
-def make_way(folder: Path) -> None:
+def make_empty_folder(folder: Path) -> None:
     """Give a checkpoint that is to be written an empty folder; rank 0 does it for all.
 
     What is there was written before the run was sent back to an earlier checkpoint. It is deleted

@@ -96,7 +96,7 @@ class CheckpointSaver(TrainerCallback):
         self.finish()
         folder = self.run / f"checkpoint-{trainer.state.global_step}"
         trainer.state.log_history = trainer.state.log_history[-KEPT_LOG_LINES:]
-        on_rank_0(lambda: checkpoint.make_way(folder), self.group)
+        on_rank_0(lambda: checkpoint.make_empty_folder(folder), self.group)
         with self._failing_together(), full_disk_shown(self.run), rotation_held_off(trainer.args):
             write()
             if trainer.args.should_save:

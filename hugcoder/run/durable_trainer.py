@@ -20,7 +20,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hugcoder.engines import gradient_norm, zero
-from hugcoder.engines.fsdp import settle_fsdp
+from hugcoder.engines.fsdp import configure_fsdp
 from hugcoder.engines.world import check_sharding, check_world
 from hugcoder.files import full_disk_shown
 from hugcoder.model import manifest
@@ -31,7 +31,7 @@ from hugcoder.run.callbacks.kept_state import KeptState
 from hugcoder.run.callbacks.metrics_file import MetricsFile
 from hugcoder.run.callbacks.progress import Progress
 from hugcoder.run.callbacks.skipped_steps import SkippedSteps
-from hugcoder.run.callbacks.stop_requests import deaf
+from hugcoder.run.callbacks.stop_requests import ignoring_signals
 from hugcoder.run.checkpoint import FINAL_MODEL
 from hugcoder.run.checkpoint_saving import CheckpointSaver
 from hugcoder.run.gradient_guard import WINDOW, GradientGuard, guard_optimizer
@@ -57,7 +57,7 @@ class DurableTrainer(Trainer):
         args.join()
         super().__init__(args=args, **kwargs)
         check_world(self.accelerator, args)
-        settle_fsdp(self.accelerator, self.model)
+        configure_fsdp(self.accelerator, self.model)
         run = Path(args.output_dir)
         self.material, self.last_evaluated_step = material, -1
         # gathered from shards, tied weights are two tensors, of which transformers would save both
@@ -92,7 +92,7 @@ class DurableTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()
-        loader.base_dataloader.worker_init_fn = deaf(loader.worker_init_fn)
+        loader.base_dataloader.worker_init_fn = ignoring_signals(loader.worker_init_fn)
         return loader
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
@@ -112,11 +112,11 @@ class DurableTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, given)
         if self.is_deepspeed_enabled:
             zero.keep_hooks_from_compiling(self.deepspeed)
-            zero.guard_engine(self.deepspeed, self.gradient_guard.judge)
+            zero.guard_engine(self.deepspeed, self.gradient_guard.rejects)
             if resume_from_checkpoint:
                 self._resume_zero(Path(resume_from_checkpoint))
         if resume_from_checkpoint and isinstance(self.lr_scheduler, LambdaLR):
-            hyperparameters.put_back(self._settings, self.optimizer, self.lr_scheduler)
+            hyperparameters.restore_settings(self._settings, self.optimizer, self.lr_scheduler)
         if not self.is_deepspeed_enabled:
             guard_optimizer(self.optimizer, self.gradient_guard)
         check_sharding(self.accelerator, self.model_wrapped)
@@ -177,13 +177,13 @@ class DurableTrainer(Trainer):
         norm, guard = super()._get_grad_norm(model, grad_norm), self.gradient_guard
         if self.is_deepspeed_enabled:
             _, sums = self.loss_sums.end_step(torch.zeros(()), self.accelerator.gather)
-            if not guard.is_asked:
-                guard.judge(math.inf)  # the scaler of fp16 dropped the step before it was judged
-            guard.is_asked = False
+            if not guard.has_judged:
+                guard.rejects(math.inf)  # the scaler of fp16 dropped the step before it was judged
+            guard.has_judged = False
         else:
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             norm, sums = self.loss_sums.end_step(norm, self.accelerator.gather)
-            guard.judge(norm)
+            guard.rejects(norm)
         if guard.was_skipped:
             self._tell_of_skipped_step()
         else:

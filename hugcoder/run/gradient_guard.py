@@ -35,13 +35,13 @@ class GradientGuard:
         self.num_skipped = 0
         self.norm: float | None = None  # of the last step judged
         self.bound: float | None = None  # it was held against; None = only against infinity
-        self.was_skipped = self.is_asked = False
+        self.was_skipped = self.has_judged = False
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._skipped: deque[bool] = deque(maxlen=WINDOW)
 
-    def judge(self, norm: float) -> bool:
+    def rejects(self, norm: float) -> bool:
         """Whether to skip the update whose gradient has this norm, before clipping."""
-        self.norm, self.bound, self.is_asked = norm, self._spike_bound(), True
+        self.norm, self.bound, self.has_judged = norm, self._spike_bound(), True
         highest = math.inf if self.bound is None else self.bound
         is_finite = math.isfinite(norm)
         self.was_skipped = not is_finite or norm > highest

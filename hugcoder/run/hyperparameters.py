@@ -22,7 +22,7 @@ def settings_of(optimizer: Optimizer) -> Settings:
     ]
 
 
-def put_back(settings: Settings, optimizer: Optimizer, scheduler: LambdaLR) -> None:
+def restore_settings(settings: Settings, optimizer: Optimizer, scheduler: LambdaLR) -> None:
     """Give loaded parameter groups the settings of this start, at the schedule's present step."""
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hugcoder.engines.collectives import disband, on_rank_0
+from hugcoder.engines.collectives import leave_together, on_rank_0
 from hugcoder.engines.launched import launched_rank
 from hugcoder.ownership import owned
 from hugcoder.refusal import EXIT_STOPPED
@@ -58,7 +58,7 @@ def session(arguments: RunArguments) -> Iterator["Session"]:
             refuse_while_stopped(run)
             yield Session(run, arguments, watchdog, signals, status)
         watchdog.at("while leaving together with the other processes")
-        disband()
+        leave_together()
 
 
 @contextmanager
@@ -133,5 +133,5 @@ class Session:
         removed = " once that is removed," if what.startswith("file ") else ""
         logger.info("stopped by %s;%s the same command goes on from here", what, removed)
         self.status.write("stopped", EXIT_STOPPED)
-        disband()  # together: a launcher ends the ranks that are left
+        leave_together()  # together: a launcher ends the ranks that are left
         raise SystemExit(EXIT_STOPPED)

@@ -69,16 +69,16 @@ def listening() -> Iterator[StopSignals]:
             signal.signal(number, handler)
 
 
-def deaf(start_worker: Callable[[int], None] | None) -> Callable[[int], None]:
+def ignoring_signals(start_worker: Callable[[int], None] | None) -> Callable[[int], None]:
     """A data worker's start that also makes it ignore the signals.
 
     Ctrl-C and schedulers signal whole process groups; a worker that dies of it takes the run along.
     Workers end when the training process tells them to, or is gone.
     """
-    return partial(_start_deaf, start_worker)
+    return partial(_start_ignoring, start_worker)
 
 
-def _start_deaf(start_worker: Callable[[int], None] | None, worker: int) -> None:
+def _start_ignoring(start_worker: Callable[[int], None] | None, worker: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if start_worker is not None:
