@@ -101,9 +101,9 @@ def guard_engine(engine: Any, rejects: Callable[[float], bool]) -> None:
     """Ask `rejects` about the norm of every step's gradients, before the step is made.
 
     A rejected step takes DeepSpeed's own way out of an overflow: the gradients are cleared, nothing
-    is updated, the schedule waits, and in fp16 the loss scale falls. `rejects` gets the norm over all
-    ranks, without loss scale and before clipping, the same on every rank, and infinity where it is
-    not finite, which is rejected whatever the answer.
+    is updated, the schedule waits, and in fp16 the loss scale falls. `rejects` gets the norm over
+    all ranks, without loss scale and before clipping, the same on every rank, and infinity where it
+    is not finite, which is rejected whatever the answer.
     """
     warn_of_another_release("deepspeed")
     optimizer = engine.optimizer
