@@ -69,6 +69,75 @@ def test_imports_follow_the_arrows():
     assert not wrong
 
 
+# floors of hugcoder/: a room imports rooms of lower floors and itself, "" is the ground
+FLOORS = {
+    "": 0,
+    "engines": 1,
+    "data": 1,
+    "model": 2,
+    "generation": 3,
+    "run": 3,
+    "pretraining": 4,
+}
+HOUSE = ROOT / "hugcoder"
+
+
+def modules_of(tree: ast.AST) -> set[str]:
+    """Full names of what is imported from hugcoder, for types too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if file_of(name) else node.module for name in full}
+    return {name for name in found if name.partition(".")[0] == "hugcoder"}
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(HOUSE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def file_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+HOUSE_IMPORTS = {
+    path: sorted({file for name in modules_of(parse(path)) if (file := file_of(name))} - {path})
+    for path in sorted(HOUSE.rglob("*.py"))
+}
+
+
+def test_every_room_stands_on_a_floor():
+    assert {room_of(path) for path in HOUSE_IMPORTS} == set(FLOORS)
+
+
+def test_rooms_import_only_what_stands_below_them():
+    wrong = [
+        f"{relative(path)} imports {relative(imported)}"
+        for path, files in HOUSE_IMPORTS.items()
+        for imported in files
+        if (there := room_of(imported)) != (here := room_of(path)) and FLOORS[there] >= FLOORS[here]
+    ]
+    assert not wrong
+
+
+def test_no_file_of_the_house_imports_itself_by_way_of_others():
+    done: set[Path] = set()
+
+    def follow(path: Path, way: list[Path]) -> None:
+        assert path not in way, " -> ".join(relative(one) for one in [*way, path])
+        if path not in done:
+            for imported in HOUSE_IMPORTS[path]:
+                follow(imported, [*way, path])
+            done.add(path)
+
+    for path in HOUSE_IMPORTS:
+        follow(path, [])
+
+
 def test_the_arrows_are_noticed_inside_functions_too():
     tree = ast.parse("def f():\n    from train import main\n    import evaluation.spans as s\n")
     assert imports_of(tree) == {("train", 2), ("evaluation", 3)}
