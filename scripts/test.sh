@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up and run the tests: lint, then the fast set; `scripts/test.sh --all` runs the slow set too.
-# Other words go to pytest: scripts/test.sh tests/test_fim.py -k round_trip
+# Other words go to pytest: scripts/test.sh tests/test_fim.py -k span
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 

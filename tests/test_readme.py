@@ -1,4 +1,6 @@
-"""Every command that the README and the docs show exists and parses."""
+"""Every command that the README and the docs show exists and parses, and every link leads to what
+it says.
+"""
 
 import ast
 import re
@@ -10,7 +12,7 @@ import pytest
 from hugcoder.recipe import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands_of(page: Path) -> list[str]:
@@ -74,6 +76,9 @@ def test_a_shown_command_parses(command, monkeypatch, tmp_path):
     if words[0] == "python" and words[1].startswith("benchmarks/"):
         assert (ROOT / words[1]).is_file()
         return
+    if words[:3] == ["python", "-m", "pytest"]:
+        assert [word for word in words[3:] if not (ROOT / word).exists()] == []
+        return
     groups, rest, positional = groups_and_words(words)
     parse(groups, rest, description="", positional=positional)
 
@@ -120,6 +125,36 @@ def test_the_page_of_the_corpus_names_every_option_role_and_reason():
 def test_a_page_links_only_to_files_that_exist(page):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def names_in(path: Path) -> set[str]:
+    """Functions, classes, their methods and constants of a file, as `name` and `Class.name`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inner = [child for child in node.body if isinstance(child, ast.FunctionDef)]
+            found |= {f"{node.name}.{child.name}" for child in inner}
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_name_that_is_a_link_is_defined_in_the_file_it_leads_to(page):
+    """As in [`rotate`](../hugcoder/run/checkpoint.py); line numbers would lead elsewhere soon."""
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"\]\([^)]*#L\d+", text) == []
+    links = re.findall(r"\[`([\w.]+)`\]\(([^)#]+\.py)\)", text)
+    assert [link for link in links if link[0] not in names_in(page.parent / link[1])] == []
+
+
+def test_every_test_that_the_table_of_guarantees_names_is_there():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = re.findall(r"\| (\w+) \|$", page.partition("| tests/test_... |")[2], re.MULTILINE)
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / f"tests/test_{name}.py").is_file()] == []
 
 
 def docstrings_of(path: Path) -> list[str]:
