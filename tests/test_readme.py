@@ -65,6 +65,15 @@ def test_the_readme_shows_the_two_commands_first():
     ]
 
 
+def test_the_readme_infills_in_the_order_of_the_quickstart():
+    quickstart = (ROOT / "scripts" / "quickstart.sh").read_text().replace("\\\n", " ").splitlines()
+    for commands in (commands_of(ROOT / "README.md"), quickstart):
+        infilling = [
+            line for line in commands if re.search(r"--infill|-m evaluation.*/model", line)
+        ]
+        assert [re.findall(r"--mode \w+", line) for line in infilling] == [["--mode spm"]] * 2
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_shown_command_parses(command, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
