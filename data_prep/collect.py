@@ -8,15 +8,12 @@ cut off goes on where it stopped and never uses what another run would not have 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.counts import Counts
 from data_prep.document import Document, RawFile, Unreadable, is_utf8, reason_unread
-from data_prep.filters import FILTERS
-from data_prep.filters.by_name import by_name
-from data_prep.filters.lfs_pointer import lfs_pointer
+from data_prep.filters import RuleSettings, apply_rules, rules_of
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.data.corpus import COLUMNS
@@ -26,22 +23,15 @@ from hugcoder.refusal import NO_ROOM
 ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The settings that decide on a file by itself. Sizes in bytes; no languages means all."""
-
-    languages: tuple[str, ...]
-    max_file_bytes: int
-
-    def fingerprint(self) -> str:
-        """Hash of these settings and of the code that applies them."""
-        digest = hashlib.sha256(repr(self).encode())
-        for file in sorted(Path(__file__).parent.rglob("*.py")):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+def fingerprint_with_code(settings: RuleSettings) -> str:
+    """Hash of the settings and of the code that applies them."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
+def collect_chunk(chunk: Chunk, settings: RuleSettings, target: Path) -> Counts:
     """Filter one chunk into `target` (.parquet) and count it, unless that is done already."""
     done = target.with_suffix(".json")
     if done.is_file() and target.is_file():
@@ -50,7 +40,7 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
     with written_to(target), atomic(target) as temporary:
         writer = _RowWriter(temporary)
         for raw in read_chunk(chunk):
-            outcome = examine(raw, chunk.source, rules)
+            outcome = examine(raw, chunk.source, settings)
             if isinstance(outcome, Document):
                 writer.write(outcome)
             _count(counts, raw, outcome)
@@ -70,10 +60,10 @@ def written_to(path: Path) -> Iterator[None]:
         raise
 
 
-def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, int]:
-    """The document, or the reason why it is dropped and the bytes it had."""
+def examine(raw: RawFile, source: str, settings: RuleSettings) -> Document | tuple[str, int]:
+    """The document as the rules leave it, or the reason why it is dropped and the bytes it had."""
     language = raw.language or language_of(raw.path)
-    if reason := raw.reason or _reason_unread(raw, language, rules):
+    if reason := raw.reason or _reason_unread(raw, language, settings):
         return reason, raw.size
     try:
         data = raw.load()
@@ -82,22 +72,18 @@ def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, in
     except OSError as error:  # it went away since it was listed, or is private
         return reason_unread(error), raw.size
     document = Document(source, raw.repo, raw.path, language, raw.license, raw.commit, data)
-    if reason := lfs_pointer(document) or by_name(raw.path, language, rules.languages):
-        return reason, document.size
-    for rule in FILTERS:
-        if reason := rule(document):
-            return reason, document.size
-    return document
+    outcome = apply_rules(document, rules_of(settings))
+    return (outcome, document.size) if isinstance(outcome, str) else outcome
 
 
-def _reason_unread(raw: RawFile, language: str, rules: Rules) -> str | None:
+def _reason_unread(raw: RawFile, language: str, settings: RuleSettings) -> str | None:
     if not all(map(is_utf8, (raw.repo, raw.path, raw.license, raw.commit, language))):
         return "name_not_utf8"
     if not language:
         return "unknown_language"
-    if rules.languages and language not in rules.languages:
+    if settings.languages and language not in settings.languages:
         return "other_language"
-    return "too_large" if raw.size > rules.max_file_bytes else None
+    return "too_large" if raw.size > settings.max_file_bytes else None
 
 
 def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:

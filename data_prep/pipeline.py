@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.arguments import CorpusArguments
-from data_prep.collect import Rules, collect_chunk
+from data_prep.collect import collect_chunk, fingerprint_with_code
 from data_prep.counts import NUM_SAMPLES, Counts
 from data_prep.dedup import group_contents, owns_content, winners
+from data_prep.filters import RuleSettings
 from data_prep.report import account, table_text, warnings_of
 from data_prep.shards import plan_shards, write_shard
 from data_prep.sources import Chunk, Source, list_chunks, parse_sources
@@ -136,16 +137,16 @@ def collect(
     """Filter every file of the sources into chunk files; returns the counts and the chunk files."""
     from tqdm import tqdm
 
-    rules = Rules(tuple(sorted(arguments.languages)), arguments.max_file_bytes)
-    settings = rules.fingerprint()
+    settings = RuleSettings(tuple(sorted(arguments.languages)), arguments.max_file_bytes)
+    fingerprint = fingerprint_with_code(settings)
     counts = Counts()
     targets: list[Path] = []
 
-    def tasks() -> Iterator[tuple[Chunk, Rules, Path]]:
+    def tasks() -> Iterator[tuple[Chunk, RuleSettings, Path]]:
         for source in sources:
             for chunk in list_chunks(source, work.parent):
-                targets.append(work / f"{len(targets):06d}-{chunk.key(settings)}.parquet")
-                yield chunk, rules, targets[-1]
+                targets.append(work / f"{len(targets):06d}-{chunk.key(fingerprint)}.parquet")
+                yield chunk, settings, targets[-1]
 
     with tqdm(desc="reading", unit=" files", unit_scale=True, disable=None) as bar:
         for part in run_tasks(collect_chunk, tasks(), arguments.worker_count):

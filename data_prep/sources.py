@@ -46,9 +46,9 @@ class Chunk:
     type: str
     items: Any
 
-    def key(self, settings: str) -> str:
-        """32 hex digits that change with the listing and with `settings`."""
-        text = json.dumps([asdict(self), settings], sort_keys=True)
+    def key(self, fingerprint: str) -> str:
+        """32 hex digits that change with the listing and with the fingerprint of the settings."""
+        text = json.dumps([asdict(self), fingerprint], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

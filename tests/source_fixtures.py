@@ -4,11 +4,12 @@ import json
 import subprocess
 from pathlib import Path
 
-from data_prep.collect import Rules, examine
+from data_prep.collect import examine
 from data_prep.document import Document, RawFile
+from data_prep.filters import RuleSettings
 from data_prep.sources import list_chunks, parse_sources, read_chunk
 
-RULES = Rules((), 1_000_000)
+RULES = RuleSettings((), 1_000_000)
 CODE = "def add(left, right):\n    return left + right\n"
 
 
@@ -17,7 +18,7 @@ def raw_files(source: dict) -> list[RawFile]:
     return [raw for chunk in list_chunks(parsed) for raw in read_chunk(chunk)]
 
 
-def outcomes(source: dict, rules: Rules = RULES) -> dict[str, str]:
+def outcomes(source: dict, rules: RuleSettings = RULES) -> dict[str, str]:
     """Path -> content of what is kept, or the reason in angle brackets."""
     parsed = parse_sources([json.dumps(source)])[0]
     found = {}

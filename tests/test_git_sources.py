@@ -10,8 +10,9 @@ import pytest
 from source_fixtures import CODE, RULES, git, outcomes, raw_files
 
 from data_prep import git_process
-from data_prep.collect import Rules, examine
+from data_prep.collect import examine
 from data_prep.document import Document
+from data_prep.filters import RuleSettings
 from data_prep.sources import list_chunks, parse_sources, read_chunk
 from hugcoder.refusal import Refusal
 
@@ -34,7 +35,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_git_gives_the_bytes_of_the_commit_and_not_of_the_work_tree(repository):
-    rules = Rules(("python",), 2_000)
+    rules = RuleSettings(("python",), 2_000)
     expected = {
         "COPYING": "<unknown_language>",
         "a.py": CODE,

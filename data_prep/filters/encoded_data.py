@@ -6,8 +6,8 @@ import numpy as np
 
 from data_prep.document import Document
 
-MAX_RUN = 1024  # characters of one run
-MAX_SHARE = 0.5  # of the file's characters in runs of one kind
+MAX_ENCODED_RUN = 1024  # characters of one run
+MAX_ENCODED_SHARE = 0.5  # of the file's characters in runs of one kind
 MIN_BASE64 = 64  # characters; shorter runs are words
 MIN_HEXADECIMAL = 16  # characters of eight pairs
 HEXADECIMAL = re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")
@@ -26,22 +26,24 @@ IN_HEXADECIMAL = _members(
 )
 
 
-def encoded_data(document: Document) -> str | None:
-    """`encoded_data` when one run is longer than 1024 characters or runs fill half the file."""
+def encoded_data(
+    document: Document, max_run: int = MAX_ENCODED_RUN, max_share: float = MAX_ENCODED_SHARE
+) -> str | None:
+    """`encoded_data` when one run is longer than `max_run`, or runs fill more than `max_share`."""
     data, text = document.data, document.content
-    is_out = _is_too_much(_runs(data, IS_BASE64, MIN_BASE64), text)
+
+    def is_too_much(lengths: np.ndarray) -> bool:
+        if not len(lengths):
+            return False
+        return lengths.max() > max_run or lengths.sum() > max_share * len(text)
+
+    is_out = is_too_much(_runs(data, IS_BASE64, MIN_BASE64))
     # the expression takes half of the time of all filters, so it runs only where it could say yes
-    if not is_out and _is_too_much(_runs(data, IN_HEXADECIMAL, MIN_HEXADECIMAL), text):
-        is_out = _is_too_much(_matches(HEXADECIMAL, text), text)
+    if not is_out and is_too_much(_runs(data, IN_HEXADECIMAL, MIN_HEXADECIMAL)):
+        is_out = is_too_much(_matches(HEXADECIMAL, text))
     if not is_out and "\\u" in text:
-        is_out = _is_too_much(_matches(UNICODE_ESCAPES, text), text)
+        is_out = is_too_much(_matches(UNICODE_ESCAPES, text))
     return "encoded_data" if is_out else None
-
-
-def _is_too_much(lengths: np.ndarray, text: str) -> bool:
-    return len(lengths) > 0 and bool(
-        lengths.max() > MAX_RUN or lengths.sum() > MAX_SHARE * len(text)
-    )
 
 
 def _matches(pattern: re.Pattern[str], text: str) -> np.ndarray:

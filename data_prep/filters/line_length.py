@@ -10,14 +10,20 @@ MAX_PROSE_LINE = 100_000  # characters; prose and markup may hold a paragraph in
 PROSE = {"html", "json", "markdown", "restructuredtext", "roff", "tex", "text", "xml"}
 
 
-def line_length(document: Document) -> str | None:
+def line_length(
+    document: Document,
+    max_lines: int = MAX_LINES,
+    max_line: int = MAX_LINE,
+    max_mean_line: float = MAX_MEAN_LINE,
+    max_prose_line: int = MAX_PROSE_LINE,
+) -> str | None:
     """`too_many_lines`, `long_line` or `long_lines_on_average`; lengths in characters."""
     lengths = [len(line) for line in document.lines]
     longest = max(lengths)
-    if len(lengths) > MAX_LINES:
+    if len(lengths) > max_lines:
         return "too_many_lines"
-    if longest > (MAX_PROSE_LINE if document.language in PROSE else MAX_LINE):
+    if longest > (max_prose_line if document.language in PROSE else max_line):
         return "long_line"
-    if document.language not in PROSE and sum(lengths) > MAX_MEAN_LINE * len(lengths):
+    if document.language not in PROSE and sum(lengths) > max_mean_line * len(lengths):
         return "long_lines_on_average"
     return None
