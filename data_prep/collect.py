@@ -21,6 +21,7 @@ from hugcoder.files import atomic, read_object, write_json
 from hugcoder.refusal import NO_ROOM
 
 ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
+CHUNK_COLUMNS = (*COLUMNS, "changed_sha")  # of a chunk; shards have no more than COLUMNS
 
 
 def fingerprint_with_code(settings: RuleSettings) -> str:
@@ -88,8 +89,7 @@ def _reason_unread(raw: RawFile, language: str, settings: RuleSettings) -> str |
 
 def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:
     if isinstance(outcome, Document):
-        counts.read.add(1, outcome.size)
-        counts.kept.add(1, outcome.size)
+        counts.keep(len(outcome.as_read), outcome.size, outcome.original is not None)
         return
     reason, size = outcome
     counts.read.add(1, size)
@@ -102,12 +102,13 @@ class _RowWriter:
     def __init__(self, path: Path):
         import pyarrow.parquet
 
-        self._writer = pyarrow.parquet.ParquetWriter(path, schema(), compression="lz4")
+        self._schema = schema(CHUNK_COLUMNS)
+        self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="lz4")
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
 
     def write(self, document: Document) -> None:
-        self._rows.append({column: getattr(document, column) for column in COLUMNS})
+        self._rows.append({column: getattr(document, column) for column in CHUNK_COLUMNS})
         self._num_bytes += document.size
         if self._num_bytes >= ROW_GROUP_BYTES:
             self._flush()
@@ -115,7 +116,7 @@ class _RowWriter:
     def _flush(self) -> None:
         import pyarrow
 
-        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=schema()))
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._num_bytes = [], 0
 
     def close(self) -> None:
@@ -124,10 +125,10 @@ class _RowWriter:
         self._writer.close()
 
 
-def schema():
-    """The columns of a corpus as a pyarrow schema: strings, and `size` in bytes."""
+def schema(columns: tuple[str, ...] = COLUMNS):
+    """The columns of a corpus, or others, as a pyarrow schema: strings, and `size` in bytes."""
     import pyarrow
 
     return pyarrow.schema(
-        [(name, pyarrow.int64() if name == "size" else pyarrow.string()) for name in COLUMNS]
+        [(name, pyarrow.int64() if name == "size" else pyarrow.string()) for name in columns]
     )

@@ -162,7 +162,7 @@ def choose(
 
     Returns: [N] whether each file is held out; [N] whether it stays.
     """
-    content = group_contents(table.blob)
+    content = group_contents(table.content)
     meant = named_held_out(arguments.held_out, table.names["unit"], arguments.held_out_by)
     chosen = set().union(*meant.values()) if meant else _chosen(table, content, arguments)
     is_held_out = np.isin(table.unit, np.array(sorted(chosen), dtype=np.int32))
