@@ -2,7 +2,7 @@
 
 Runs in worker processes. A chunk is done when its .json of counts is there, which is written last;
 its name holds a hash of the listing, the settings and this package's code, so that a run that was
-cut off goes on where it stopped and never uses what another run would not have made.
+cut off goes on where it stopped, and uses no chunk that it would make in another way.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def collect_chunk(chunk: Chunk, settings: RuleSettings, target: Path) -> Counts:
 
 @contextmanager
 def written_to(path: Path) -> Iterator[None]:
-    """Name the file in an error of writing it, such as of a full disk, that does not."""
+    """Name the file in an error of writing it that names none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ def examine(raw: RawFile, source: str, settings: RuleSettings) -> Document | tup
         data = raw.load()
     except Unreadable as error:
         return error.reason, raw.size
-    except OSError as error:  # it went away since it was listed, or is private
+    except OSError as error:  # it has gone since it was listed, or is private
         return reason_unread(error), raw.size
     document = Document(source, raw.repo, raw.path, language, raw.license, raw.commit, data)
     outcome = apply_rules(document, rules_of(settings))

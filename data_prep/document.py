@@ -13,7 +13,7 @@ from functools import cached_property
 
 from hugcoder.refusal import Refusal
 
-# What the system says of one file or folder alone, whatever the disk it lies on
+# Errors that concern one file or folder alone, and not the disk it lies on
 OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 OF_ONE_FILE |= {errno.ENAMETOOLONG}
 
@@ -49,8 +49,8 @@ def is_utf8(name: str) -> bool:
 class RawFile:
     """A file that a source found, not yet read.
 
-    `size` is in bytes; `reason` says why it is out before it is read ("" when it is not);
-    `language` is "" where the path has to tell; `load` gives the bytes.
+    `size` is in bytes; `reason` says why it is dropped before it is read ("" when it is not);
+    `language` is "" where the path tells it; `load` gives the bytes.
     """
 
     repo: str

@@ -43,7 +43,7 @@ from hugcoder.refusal import Refusal
 logger = logging.getLogger(__name__)
 
 WORK = ".work"
-YOUNGER_SETTINGS = {"held_out": [], "held_out_by": REPOSITORY}  # than the first corpora
+ADDED_SETTINGS = {"held_out": [], "held_out_by": REPOSITORY}  # which the first recipes lack
 NOT_IN_RECIPE = ("output_dir", "num_workers")  # they do not change what the corpus holds
 
 
@@ -106,7 +106,7 @@ def _same_corpus(
         )
     check_files(output_dir)
     with keys_demanded(output_dir):
-        there = YOUNGER_SETTINGS | complete["recipe"]
+        there = ADDED_SETTINGS | complete["recipe"]
         table_text(complete)
     if there == recipe:
         logger.info("%s is complete and of the same recipe; nothing to do", output_dir)
@@ -242,7 +242,7 @@ def write_shards(
 
     output_dir = Path(arguments.output_dir)
     members = {TRAIN: stays & ~is_held_out, HELD_OUT: stays & is_held_out}
-    for split in SPLITS:  # shards of an earlier run that was cut off may be more than ours
+    for split in SPLITS:  # an earlier run that was cut off may have left more shards than ours
         shutil.rmtree(output_dir / split, ignore_errors=True)
         (output_dir / split).mkdir(parents=True)
     plans = [

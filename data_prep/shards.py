@@ -31,7 +31,7 @@ class ShardPlan:
 def plan_shards(
     table: FileTable, members: np.ndarray, split: str, shard_bytes: int
 ) -> Iterator[ShardPlan]:
-    """Cut the files `members` ([M] positions in listing order) into shards of about that size."""
+    """Cut the files `members` ([M] positions in listing order) into shards of some shard_bytes."""
     ends = np.cumsum(table.size[members])
     shard_of_file = (ends - 1).clip(min=0) // shard_bytes
     for index, start in enumerate(np.flatnonzero(np.diff(shard_of_file, prepend=-1))):

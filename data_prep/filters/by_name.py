@@ -1,4 +1,4 @@
-"""Files that their name gives away as data or as made by a program.
+"""Files whose name says that they are data, or made by a program.
 
 Lock files and minified files are what StarCoder2 dropped as generated (go-enry's is_generated, of
 linguist's names). For drawings (svg) its paper has no rule: leaving them out is ours, as snapshots

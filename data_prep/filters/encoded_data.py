@@ -20,7 +20,7 @@ def _members(characters: bytes) -> bytes:
 
 
 IS_BASE64 = _members(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/\n=")
-# every byte that a match of HEXADECIMAL may hold; from 0x80 on, as there is white space among them
+# every byte that a match of HEXADECIMAL may hold; those from 0x80 on may be of white space
 IN_HEXADECIMAL = _members(
     b"0123456789abcdefABCDEFx\\, \t\n\r\v\f\x1c\x1d\x1e\x1f" + bytes(range(0x80, 0x100))
 )
@@ -38,7 +38,7 @@ def encoded_data(
         return lengths.max() > max_run or lengths.sum() > max_share * len(text)
 
     is_out = is_too_much(_runs(data, IS_BASE64, MIN_BASE64))
-    # the expression takes half of the time of all filters, so it runs only where it could say yes
+    # the expression would take half of the time of all rules, so it runs only where it may match
     if not is_out and is_too_much(_runs(data, IN_HEXADECIMAL, MIN_HEXADECIMAL)):
         is_out = is_too_much(_matches(HEXADECIMAL, text))
     if not is_out and "\\u" in text:

@@ -6,7 +6,7 @@ from data_prep.document import Document
 
 MIN_VISIBLE = 100  # characters
 MIN_VISIBLE_SHARE = 0.2  # of the file's characters
-# What is not closed goes on to the end, so that no text is gone through twice
+# What is not closed reaches to the end, so that no text is searched twice
 UNSEEN = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[!/?a-z][^>]*(?:>|\Z)",
     re.DOTALL | re.IGNORECASE,
