@@ -89,7 +89,11 @@ def _reason_unread(raw: RawFile, language: str, settings: RuleSettings) -> str |
 
 def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:
     if isinstance(outcome, Document):
-        counts.keep(len(outcome.as_read), outcome.size, outcome.original is not None)
+        num_read = len(outcome.as_read)
+        counts.read.add(1, num_read)
+        counts.kept.add(1, outcome.size)
+        if outcome.original is not None:
+            counts.changed.add(1, num_read - outcome.size)
         return
     reason, size = outcome
     counts.read.add(1, size)

@@ -45,13 +45,6 @@ class Counts:
     dropped: dict[str, Drops] = field(default_factory=dict)
     changed: Amount = field(default_factory=Amount)
 
-    def keep(self, bytes_read: int, bytes_kept: int, is_changed: bool) -> None:
-        """Count one file that is kept."""
-        self.read.add(1, bytes_read)
-        self.kept.add(1, bytes_kept)
-        if is_changed:
-            self.changed.add(1, bytes_read - bytes_kept)
-
     def drop(self, reason: str, files: int, num_bytes: int, samples: list[str]) -> None:
         self.dropped.setdefault(reason, Drops()).add(files, num_bytes, samples)
 
@@ -83,11 +76,8 @@ class Counts:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The counts as a manifest has them: nothing of changed texts where there are none."""
-        counts = asdict(self)
-        if not self.changed.files:
-            del counts["changed"]
-        return counts
+        """What a manifest says: `changed` only where a rule has changed something."""
+        return {k: v for k, v in asdict(self).items() if k != "changed" or self.changed.files}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Counts":

@@ -6,7 +6,6 @@ folders or files are held out, their names are held too.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -54,10 +53,10 @@ def load_table(chunks: list[Path], held_out_by: str = REPOSITORY) -> FileTable:
     for path in chunks:
         with format_demanded(path, "parquet"):
             table = pyarrow.parquet.read_table(path, columns=read)
-        parts["blob"].append(_raw(table["blob_sha"]))
-        parts["content"].append(
-            _raw(pyarrow.compute.coalesce(table["changed_sha"], table["blob_sha"]))
-        )
+        kept = pyarrow.compute.coalesce(table["changed_sha"], table["blob_sha"])
+        for name, column in (("blob", table["blob_sha"]), ("content", kept)):
+            raw = bytes.fromhex("".join(column.to_pylist()))
+            parts[name].append(np.frombuffer(raw, dtype="V20"))
         parts["size"].append(table["size"].to_numpy())
         values = {column: table[column].to_pylist() for column in TEXT_COLUMNS}
         if is_fine:
@@ -77,11 +76,6 @@ def load_table(chunks: list[Path], held_out_by: str = REPOSITORY) -> FileTable:
         **({UNIT: columns["repo"]} | columns),
         names={UNIT: names["repo"]} | names,
     )
-
-
-def _raw(names: Any) -> np.ndarray:
-    """[len(names)] 20 raw bytes of each name of a blob in a column of pyarrow."""
-    return np.frombuffer(bytes.fromhex("".join(names.to_pylist())), dtype="V20")
 
 
 def _positions(values: list[str], known: dict[str, int]) -> np.ndarray:

@@ -5,9 +5,8 @@ import re
 import numpy as np
 
 from data_prep.document import Document
+from data_prep.filters.settings import RuleSettings
 
-MAX_ENCODED_RUN = 1024  # characters of one run
-MAX_ENCODED_SHARE = 0.5  # of the file's characters in runs of one kind
 MIN_BASE64 = 64  # characters; shorter runs are words
 MIN_HEXADECIMAL = 16  # characters of eight pairs
 HEXADECIMAL = re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")
@@ -26,16 +25,13 @@ IN_HEXADECIMAL = _members(
 )
 
 
-def encoded_data(
-    document: Document, max_run: int = MAX_ENCODED_RUN, max_share: float = MAX_ENCODED_SHARE
-) -> str | None:
-    """`encoded_data` when one run is longer than `max_run`, or runs fill more than `max_share`."""
+def encoded_data(document: Document, settings: RuleSettings) -> str | None:
+    """`encoded_data` for a run over max_encoded_run, or runs over max_encoded_share in all."""
     data, text = document.data, document.content
+    max_sum = settings.max_encoded_share * len(text)
 
     def is_too_much(lengths: np.ndarray) -> bool:
-        if not len(lengths):
-            return False
-        return lengths.max() > max_run or lengths.sum() > max_share * len(text)
+        return lengths.max(initial=0) > settings.max_encoded_run or lengths.sum() > max_sum
 
     is_out = is_too_much(_runs(data, IS_BASE64, MIN_BASE64))
     # the expression would take half of the time of all rules, so it runs only where it may match

@@ -3,9 +3,8 @@
 import re
 
 from data_prep.document import Document
+from data_prep.filters.settings import RuleSettings
 
-MIN_VISIBLE = 100  # characters
-MIN_VISIBLE_SHARE = 0.2  # of the file's characters
 # What is not closed reaches to the end, so that no text is searched twice
 UNSEEN = re.compile(
     r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[!/?a-z][^>]*(?:>|\Z)",
@@ -13,17 +12,13 @@ UNSEEN = re.compile(
 )
 
 
-def visible_text(
-    document: Document,
-    min_visible: int = MIN_VISIBLE,
-    min_visible_share: float = MIN_VISIBLE_SHARE,
-) -> str | None:
-    """`little_visible_text` for HTML with less characters, or a smaller share, outside of tags.
+def visible_text(document: Document, settings: RuleSettings) -> str | None:
+    """`little_visible_text` for HTML with too few characters or too small a share outside of tags.
 
     Runs of white space count as one character.
     """
     if document.language != "html":
         return None
     seen = len(" ".join(UNSEEN.sub(" ", document.content).split()))
-    is_little = seen < min_visible or seen < min_visible_share * len(document.content)
-    return "little_visible_text" if is_little else None
+    least = max(settings.min_visible, settings.min_visible_share * len(document.content))
+    return "little_visible_text" if seen < least else None
