@@ -29,7 +29,7 @@ TYPES = "; ".join(
 
 @dataclass
 class CorpusArguments:
-    """From where to where, and what is kept."""
+    """Where files come from, where the corpus goes, and what is kept."""
 
     sources: list[str] = field(
         metadata={

@@ -1,8 +1,8 @@
 """`python -m data_prep tokenize`: a curated corpus and a tokenizer -> a token store.
 
-Shards are encoded one by one, each after a look whether it is what the corpus's manifest says. A
-shard whose counts are there, and whose files have the sizes that these say, is not done again, so a
-killed run goes on where it was. The format itself is in `hugcoder.data.token_store`.
+Shards are encoded one by one, each after a comparison with the corpus's manifest. A shard whose
+counts are there, and whose files have the sizes that these say, is not done again, so a killed run
+goes on where it was. The format itself is in `hugcoder.data.token_store`.
 """
 
 import logging

@@ -59,8 +59,10 @@ def verify(folder: Path) -> str:
     seconds = time.perf_counter() - began
     unread = ""
     if len(hashed) < len(table):
-        unread = f"; {len(table) - len(hashed)} were made before hashes were kept, so only their "
-        unread += "names, and their sizes as the index counts them, could be compared"
+        unread = (
+            f"; {len(table) - len(hashed)} were made before hashes were kept, so only their names, "
+            "and their sizes as the index counts them, could be compared"
+        )
     return f"{folder} is whole: {len(hashed)} files, {size:.3f} GB read in {seconds:.1f} s{unread}."
 
 
