@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluation.page import NO_VALUE, Html, count, document, duration, interval, percent, short, tag
 from evaluation.report_corpus import data
+from evaluation.report_other_scores import other_scores
 from evaluation.report_samples import samples
 from evaluation.report_scores import (
     best_floor,
@@ -72,13 +73,13 @@ def _size_figures(run: RunFiles) -> list[Html]:
 
 
 def _score_figures(run: RunFiles) -> list[Html]:
-    scored = run.scored_in_training if run.results is None else run.scored_in_results
+    scored = run.scored_in_training if run.heldout is None else run.scored_in_heldout
     names = (
         "Held-out bits per byte" if scored.is_known_held_out else "Bits per byte",
         "What the text after a hole saves",
         "Single lines filled in exactly",
     )
-    if run.results is None:
+    if run.heldout is None:
         logged = run.last("eval/bits_per_byte")
         value = f"{logged:.3f}" if logged is not None else NO_VALUE
         why = "during training, not yet evaluated" if logged is not None else "not yet evaluated"
@@ -86,10 +87,10 @@ def _score_figures(run: RunFiles) -> list[Html]:
             _figure(names[0], value, "", why),
             *(_figure(name, NO_VALUE, "", "not yet evaluated") for name in names[1:]),
         ]
-    whole = run.results["bits_per_byte"]
-    mode = run.results["settings"]["mode"]
-    gain = run.results["middle_bits_per_byte"][f"gain_{mode}_percent"]
-    line = run.results["infilling"]["single_line"]
+    whole = run.heldout["bits_per_byte"]
+    mode = run.heldout["settings"]["mode"]
+    gain = run.heldout["middle_bits_per_byte"][f"gain_{mode}_percent"]
+    line = run.heldout["infilling"]["single_line"]
     exact = line["model"]["exact_match"]
     floor_name, floor = best_floor(line, "exact_match")
     compressors = f"gzip {whole['gzip']['value']:.3f}, xz {whole['xz']['value']:.3f}: "
@@ -154,6 +155,7 @@ def page(run: RunFiles) -> str:
         data(run),
         scores(run),
         samples(run),
+        *other_scores(run),
         usage(run),
         settings(run),
         tag("footer", f"Made by python -m evaluation report from the files in {run.folder}."),
@@ -161,7 +163,9 @@ def page(run: RunFiles) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse([ReportArguments], argv, description=DESCRIPTION, positional="run")
+    arguments = parse(
+        [ReportArguments], argv, description=DESCRIPTION, positional="run", command="report RUN"
+    )
     run = read_run(Path(arguments.run), arguments.corpus)
     output = Path(arguments.output) if arguments.output else run.folder / "report.html"
     text = page(run)

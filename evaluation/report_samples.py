@@ -17,9 +17,9 @@ MAX_CONTEXT, MAX_MIDDLE = 2000, 2000  # characters of a sample that are shown
 
 def samples(run: RunFiles) -> Html | str:
     """Holes to look at, side by side with what the model wrote."""
-    if run.results is None:
+    if run.heldout is None:
         return ""
-    chosen = choose_samples(run.results["samples"])
+    chosen = choose_samples(run.heldout["samples"])
     num_exact = sum(one["exact"] for one in chosen)
     return section(
         "Samples",

@@ -23,6 +23,7 @@ from evaluation.page import (
 )
 from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
+from evaluation.results import HELDOUT
 from evaluation.run_files import RunFiles
 from hugcoder.data.corpus import plural_of
 
@@ -95,23 +96,25 @@ def floor_verdict(part: dict[str, Any], name: str) -> Html:
     return tag("span", verdict, class_=kind)
 
 
-def evaluate_command(run: RunFiles) -> str:
+def evaluate_command(run: RunFiles, kind: str = HELDOUT) -> str:
     """The command that makes the scores of this run."""
-    corpus = shlex.quote(run.corpus_path or "CORPUS")
-    return f"python -m evaluation {shlex.quote(str(run.model_folder))} --corpus {corpus}"
+    model = shlex.quote(str(run.model_folder))
+    if kind != HELDOUT:
+        return f"python -m evaluation {kind} {model}"
+    return f"python -m evaluation {model} --corpus {shlex.quote(run.corpus_path or 'CORPUS')}"
 
 
 def scores(run: RunFiles) -> Html:
     """Everything that `python -m evaluation` measured."""
     title = "How good it is"
-    if run.results is None:
+    if run.heldout is None:
         return section(title, missing("scores and samples", evaluate_command(run)))
-    results = run.results
-    kind = "held-out " if run.scored_in_results.is_known_held_out else ""
-    units = plural_of(run.scored_in_results.held_out_by)
+    results = run.heldout
+    kind = "held-out " if run.scored_in_heldout.is_known_held_out else ""
+    units = plural_of(run.scored_in_heldout.held_out_by)
     return section(
         title,
-        _other_model_warning(run),
+        other_model_warning(run, results),
         _unknown_origin_warning(run),
         note(
             f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. Small "
@@ -125,16 +128,17 @@ def scores(run: RunFiles) -> Html:
     )
 
 
-def _other_model_warning(run: RunFiles) -> Html | str:
+def other_model_warning(run: RunFiles, results: dict[str, Any]) -> Html | str:
     """One line when the scores belong to another tokenizer than the run's."""
-    measured, own = run.results["settings"]["tokenizer"], run.record["identity"]["tokenizer"]
+    own = run.record["identity"]["tokenizer"]
+    measured = results["settings"].get("tokenizer", own)
     if measured.startswith(own):
         return ""
     return tag(
         "p",
         f"These scores were made with another tokenizer ({measured[:16]}) than the run's ({own}): "
         "they are of another model. ",
-        tag("code", evaluate_command(run)),
+        tag("code", evaluate_command(run, results["kind"])),
         " makes them anew.",
         class_="warning",
     )
@@ -142,7 +146,7 @@ def _other_model_warning(run: RunFiles) -> Html | str:
 
 def _unknown_origin_warning(run: RunFiles) -> Html | str:
     """One line when the model may have been trained on the files that it is scored on."""
-    scored = run.scored_in_results
+    scored = run.scored_in_heldout
     if scored.is_known_held_out:
         return ""
     return tag("p", f"Read these scores with care: {scored.sentence}.", class_="warning")

@@ -132,8 +132,8 @@ def _held_out(run: RunFiles) -> Html:
         absent = "held-out scores during training"
         return tag("div", missing(absent, "train.py with --eval_steps and --held_out_rows"))
     references = {}
-    if run.results:
-        whole = run.results["bits_per_byte"]
+    if run.heldout:
+        whole = run.heldout["bits_per_byte"]
         references = {name: whole[name]["value"] for name in ("gzip", "xz")}
     drawing = curves(
         lines,
@@ -235,12 +235,12 @@ def settings(run: RunFiles) -> Html:
         **{f"host {name}": value for name, value in record["host"].items()},
         "rows": record["data"],
         "FLOP per token": count(record["flops_per_token"]),
-        **{f"identity {name}": _plain(value) for name, value in record["identity"].items()},
+        **{f"identity {name}": plain(value) for name, value in record["identity"].items()},
     }
     groups = [
         fold(
             f"{name}: {len(values)} settings",
-            table(["setting", "value"], [[k, _plain(v)] for k, v in values.items()], words=2),
+            table(["setting", "value"], [[k, plain(v)] for k, v in values.items()], words=2),
         )
         for name, values in record["arguments"].items()
     ]
@@ -253,7 +253,7 @@ def settings(run: RunFiles) -> Html:
     )
 
 
-def _plain(value: Any) -> Html | str:
+def plain(value: Any) -> Html | str:
     """A setting's value on one line."""
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"

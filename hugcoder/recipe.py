@@ -39,6 +39,7 @@ def parse(
     description: str,
     positional: str = "",
     texts: Collection[str] = (),
+    command: str = "",
 ) -> Any:
     """Parse recipe files, then flags, into one instance of each dataclass of `groups`.
 
@@ -49,11 +50,12 @@ def parse(
         positional: name of the field that a leading word which is no recipe stands for.
         texts: names of the fields whose value is free text: the word behind such a flag is its
         value, also where it begins with dashes, unless it is a flag of this program.
+        command: what --help shows behind the program's name, as in `report RUN`.
 
     Returns: the instances in the order of `groups` (the instance itself for one group).
     Raises: Refusal for anything a user can repair.
     """
-    parser = _Parser(groups, description=description)
+    parser = _Parser(groups, description, command)
     words = _joined(parser, list(sys.argv[1:] if argv is None else argv), texts)
     if "--help" in words or "-h" in words:
         parser.print_help()
@@ -76,11 +78,13 @@ class _Parser(HfArgumentParser):
     inherited ones.
     """
 
-    def __init__(self, groups: Sequence[type], description: str):
+    def __init__(self, groups: Sequence[type], description: str, command: str):
         super().__init__(
             groups,
             prog=program_name(),
-            usage="%(prog)s [RECIPE.yaml ...] [--setting value ...]",
+            usage=" ".join(
+                ["%(prog)s", *command.split(), "[RECIPE.yaml ...] [--setting value ...]"]
+            ),
             description=description,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,

@@ -5,7 +5,8 @@ import json
 import pytest
 from evaluation_fixtures import write_run
 
-from evaluation.__main__ import main, table
+from evaluation.__main__ import main
+from evaluation.heldout_table import table
 from evaluation.spans import KINDS
 from hugcoder.refusal import Refusal
 
@@ -33,7 +34,7 @@ def is_estimate(value):
 
 
 def test_the_results_hold_every_promised_part(results, run_folder, corpus):
-    assert results["kind"] == "evaluation"
+    assert results["kind"] == "heldout"
     assert results["model"] == str(run_folder / "model")
     assert results["corpus"] == str(corpus)
     whole = results["bits_per_byte"]

@@ -1,4 +1,4 @@
-"""What can be set about an evaluation. Holds no measuring."""
+"""The settings of `python -m evaluation heldout`. Holds no measuring."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +8,7 @@ from hugcoder.refusal import Refusal
 
 
 @dataclass
-class EvaluationArguments:
+class HeldoutArguments:
     model: str = field(
         default="", metadata={"help": "Run folder, its model/ folder, or hub name; the first word."}
     )
