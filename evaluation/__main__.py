@@ -1,10 +1,7 @@
-"""Measure a model, or write the report of a run.
+"""Measure a model, or write the report of a run: python -m evaluation COMMAND ...
 
-    python -m evaluation heldout MODEL --corpus FOLDER      (the word heldout may be left out)
-    python -m evaluation report RUN
-
-Holds the table of contents: each command is the main() of the module of its name beside this file.
-A measurement writes its scores with `evaluation.results`, and the report finds them.
+Holds the table of contents. A command is the main() of the module that has its name, beside this
+file; a measurement writes its scores by `evaluation.results`, and the report finds them there.
 """
 
 import difflib
@@ -16,54 +13,44 @@ from pathlib import Path
 from hugcoder.hub import did_you_mean
 from hugcoder.refusal import Refusal, entry_point
 
-MEASURED_BY_DEFAULT = "heldout"
 COMMANDS = {
-    "heldout": "bits per byte, true middles and generated middles of a corpus's held-out files",
-    "report": "one HTML page about a run, with everything that was measured of it",
+    "heldout": "Score a model on the files that a corpus holds out: code, middles, answers.",
+    "report": "Write one HTML page about a run, with everything that was measured of it.",
 }
+UNNAMED = "heldout"  # what runs when a model stands in the place of a command
+HELP = """usage: python -m evaluation COMMAND ...
+
+`python -m evaluation COMMAND --help` shows the settings of a command.
+`python -m evaluation MODEL ...` is short for `python -m evaluation heldout MODEL ...`.
+
+commands:"""
 
 
-def contents() -> str:
-    """What --help shows: the commands with a line each."""
-    lines = [f"  {name:<12}{line}" for name, line in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: python -m evaluation COMMAND ...",
-            "",
-            "Measure a model, or write the report of a run.",
-            "",
-            *lines,
-            "",
-            "`python -m evaluation COMMAND --help` shows the settings of a command.",
-            f"`python -m evaluation MODEL ...` is short for {MEASURED_BY_DEFAULT} MODEL.",
-        ]
-    )
-
-
-def split(words: list[str]) -> tuple[str, list[str]]:
-    """The command and the words behind it. Raises: Refusal when the first is no word we know."""
+def command_of(words: list[str]) -> str:
+    """The command that is meant. Raises: Refusal when the first word is no command and no model."""
     first = words[0] if words else ""
     if first in COMMANDS:
-        return first, words[1:]
-    is_setting = not first or first.startswith("-") or first.endswith((".yaml", ".yml"))
-    if not is_setting and "/" not in first and not Path(first).exists():
+        return first
+    is_setting = first.startswith("-") or first.endswith((".yaml", ".yml"))
+    if first and not is_setting and "/" not in first and not Path(first).exists():
         near = difflib.get_close_matches(first, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else did_you_mean(first)
         raise Refusal(
-            f"{first!r} is neither a command ({', '.join(COMMANDS)}) nor a model: there is no "
-            f"folder of that name.{hint}"
+            f"{first!r} is neither a command ({', '.join(COMMANDS)}) nor a folder with a model; "
+            "give one of them, or a hub name such as bigcode/starcoder2-3b."
+            + (f" Did you mean {near[0]}?" if near else did_you_mean(first))
         )
-    return MEASURED_BY_DEFAULT, words
+    return UNNAMED
 
 
 def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if words[:1] in (["--help"], ["-h"]):
-        print(contents())
+        print(HELP, *(f"  {name:<12}{line}" for name, line in COMMANDS.items()), sep="\n")
         return
-    command, rest = split(words)
-    import_module(f"evaluation.{command}").main(rest)
+    command = command_of(words)
+    own_words = words[1:] if words[:1] == [command] else words
+    import_module(f"evaluation.{command}").main(own_words)
 
 
 if __name__ == "__main__":

@@ -70,16 +70,17 @@ def measure(
     repos = np.array([document.repo for document in documents], dtype=object)
     units = np.array([document.unit for document in documents], dtype=object)
     languages = np.array([document.language for document in documents], dtype=object)
+
+    def parts(names: np.ndarray) -> dict[str, dict[str, Any]]:
+        return {
+            str(name): _part(names == name, bits, num_bytes, units, seed)
+            for name in np.unique(names)
+        }
+
     everything = {name: estimate(values, num_bytes, units, seed) for name, values in bits.items()}
     return everything | {
-        "by_language": {
-            str(language): _part(languages == language, bits, num_bytes, units, seed)
-            for language in np.unique(languages)
-        },
-        "by_repository": {
-            str(repo): _part(repos == repo, bits, num_bytes, units, seed)
-            for repo in np.unique(repos)
-        },
+        "by_language": parts(languages),
+        "by_repository": parts(repos),
         "files": len(documents),
         "bytes": int(num_bytes.sum()),
         "repositories": len(np.unique(repos)),

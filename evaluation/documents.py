@@ -110,6 +110,5 @@ def _read(corpus: Path, chosen: dict[tuple[str, str], None], by: str) -> list[Do
     for row in read_corpus(corpus, HELD_OUT, columns):
         key = (row["repo"], row["path"])
         if key in chosen:
-            fields = (row[name] for name in ("repo", "path", "language", "blob_sha", "content"))
-            found[key] = Document(*fields, held_out_by=by)
+            found[key] = Document(*(row[name] for name in columns), held_out_by=by)
     return [found[key] for key in chosen]

@@ -8,13 +8,14 @@ writes results.json. Holds the order of things; the measuring is in the modules 
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.documents import Document, choose_documents
 from evaluation.heldout_arguments import HeldoutArguments
-from evaluation.heldout_table import table
+from evaluation.page import interval
 from evaluation.results import HELDOUT, facts_of_model, results_file
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
 from hugcoder.data import corpus
@@ -33,28 +34,29 @@ DESCRIPTION = """Evaluate a checkpoint on the held-out repositories of a corpus:
 bits per byte of middles with and without what follows them, and generated middles: exact match,
 edit similarity, stopping and syntax. Writes results.json and prints a table."""
 SAMPLES_PER_KIND = 4
+NO_INTERVAL = "no interval"
 
 
-def spans_by_kind(
+def fitting_holes(
     documents: list[Document], codec: "CheckpointCodec", context: int, num_spans: int, seed: int
-) -> dict[str, list[BenchmarkSpan]]:
-    """The holes of each kind that fit the model's context. Raises: Refusal when there are none."""
+) -> list[BenchmarkSpan]:
+    """Holes of every kind that fit the context. Raises: Refusal when the files give none."""
     from evaluation.middles import fitting_spans
 
-    by_kind = {}
+    spans = []
     for kind in KINDS:
         chosen = choose_spans(documents, kind, num_spans, seed)
-        by_kind[kind] = fitting_spans(chosen, codec, context)
-        if not by_kind[kind]:
+        fitting = fitting_spans(chosen, codec, context)
+        if not fitting:
             raise Refusal(
-                f"{len(documents)} files give no {kind} hole that fits a context of "
-                f"{context} tokens; raise max_documents, max_bytes or max_file_bytes."
+                f"{len(documents)} files give no {kind} hole that fits a context of {context} "
+                "tokens; raise max_documents, max_bytes or max_file_bytes."
             )
-        logger.info(
-            f"{kind}: {len(by_kind[kind])} holes ({len(chosen) - len(by_kind[kind])} left out "
-            "because their middle takes more than half the context)"
-        )
-    return by_kind
+        long = f"{len(chosen) - len(fitting)} left out"
+        why = "because their middle takes more than half the context"
+        logger.info(f"{kind}: {len(fitting)} holes ({long} {why})")
+        spans += fitting
+    return spans
 
 
 def measure(
@@ -62,13 +64,12 @@ def measure(
     model: "PreTrainedModel",
     codec: "CheckpointCodec",
     documents: list[Document],
-    by_kind: dict[str, list[BenchmarkSpan]],
+    spans: list[BenchmarkSpan],
 ) -> dict[str, Any]:
     """The measured parts of results.json."""
     from evaluation import bits_per_byte, ends, infilling, middles
     from hugcoder.generation.prompts import prompt_room
 
-    spans = [span for kind in by_kind for span in by_kind[kind]]
     infilling.check_scorer(spans)
     whole = bits_per_byte.measure(model, codec, documents, arguments.batch_tokens, arguments.seed)
     logger.info(f"scored {whole['bytes']:,} bytes left to right")
@@ -79,13 +80,11 @@ def measure(
     completions = infilling.complete_spans(
         model, codec, spans, arguments.mode, arguments.max_new_tokens, arguments.batch_tokens
     )
-    generated, samples, place = {}, [], 0
-    for kind, own in by_kind.items():
-        texts = completions[place : place + len(own)]
-        place += len(own)
-        generated[kind] = infilling.measure(own, texts, arguments.seed)
-        pairs = list(zip(own, texts, strict=True))[:SAMPLES_PER_KIND]
-        samples += [infilling.sample(span, completion) for span, completion in pairs]
+    generated, samples = {}, []
+    for kind in KINDS:
+        pairs = [pair for pair in zip(spans, completions, strict=True) if pair[0].kind == kind]
+        generated[kind] = infilling.measure(*map(list, zip(*pairs, strict=True)), arguments.seed)
+        samples += [infilling.sample(*pair) for pair in pairs[:SAMPLES_PER_KIND]]
     gains = {f"gain_{way}_percent": middle[f"gain_{way}_percent"] for way in middles.FIM_WAYS}
     exact = {f"{kind}_exact_match": generated[kind]["model"]["exact_match"] for kind in generated}
     return {
@@ -102,7 +101,7 @@ def settings_of(
     arguments: HeldoutArguments,
     model: "PreTrainedModel",
     codec: "CheckpointCodec",
-    by_kind: dict[str, list[BenchmarkSpan]],
+    spans: list[BenchmarkSpan],
 ) -> dict[str, Any]:
     """What decides the scores: what was given, what was loaded and what was asked."""
     given = asdict(arguments)
@@ -113,12 +112,12 @@ def settings_of(
         **facts_of_model(model, codec),
         "corpus_fingerprint": corpus.fingerprint(Path(arguments.corpus)),
         "held_out_by": corpus.held_out_by(manifest),
-        "spans": digest([span for kind in by_kind for span in by_kind[kind]]),
+        "spans": digest(spans),
     }
 
 
 def origin_of(arguments: HeldoutArguments) -> TrainingData:
-    """What the model was trained on, beside this corpus; says so when that is not known."""
+    """What the model has seen of this corpus; warns when that is not known."""
     from hugcoder.generation.loading import find_checkpoint
 
     corpora = corpora_of(find_checkpoint(arguments.model))
@@ -130,7 +129,7 @@ def origin_of(arguments: HeldoutArguments) -> TrainingData:
 
 
 def evaluate(arguments: HeldoutArguments, documents: list[Document]) -> dict[str, Any]:
-    """Load the model, ask it everything, and return what results.json holds of that."""
+    """Load the model and measure it: everything that this measurement writes to results.json."""
     from transformers.utils import logging as transformers_logging
 
     from hugcoder.generation.loading import load_checkpoint
@@ -141,13 +140,73 @@ def evaluate(arguments: HeldoutArguments, documents: list[Document]) -> dict[str
     model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
     prompt_room(model, arguments.max_new_tokens)  # refuses now, not after the scoring
     context = model.config.max_position_embeddings
-    by_kind = spans_by_kind(documents, codec, context, arguments.num_spans, arguments.seed)
+    spans = fitting_holes(documents, codec, context, arguments.num_spans, arguments.seed)
     return {
         "corpus": arguments.corpus,
-        "settings": settings_of(arguments, model, codec, by_kind),
+        "settings": settings_of(arguments, model, codec, spans),
         "training_data": origin.as_json(),
-        **measure(arguments, model, codec, documents, by_kind),
+        **measure(arguments, model, codec, documents, spans),
     }
+
+
+def table(results: dict[str, Any]) -> Iterator[str]:
+    """The lines that are printed, and what a missing interval means."""
+    lines = list(_lines(results))
+    yield from lines
+    if any(NO_INTERVAL in line for line in lines):
+        by = results["settings"].get("held_out_by", corpus.REPOSITORY)
+        why = f"one {by} alone has such files or holes, and intervals come from resampling"
+        then = "hold out two or more, or raise max_documents or num_spans"
+        yield f"{NO_INTERVAL}: {why} {corpus.plural_of(by)}; {then}"
+
+
+def _lines(results: dict[str, Any]) -> Iterator[str]:
+    """The scores; files are called held out only where that is known."""
+    whole, middle = results["bits_per_byte"], results["middle_bits_per_byte"]
+    origin = results["training_data"]
+    if not origin["is_known_held_out"]:
+        yield f"read these scores with care: {origin['sentence']}"
+    files = f"{whole['files']} {'held-out ' * origin['is_known_held_out']}files"
+    units = f"{whole['units']} {corpus.plural_of(results['settings']['held_out_by'])}"
+    yield f"bits per byte of {files} ({whole['bytes']:,} bytes; intervals are over {units})"
+    for name in ("model", "gzip", "xz"):
+        yield f"  {name:<28}{_cell(whole[name])}"
+    yield f"bits per byte of {middle['spans']} true middles, given"
+    ways = {
+        "longest_prefix": "the longest prefix alone",
+        "prefix_only": "the same prefix as below",
+        "psm": "prefix and suffix, PSM",
+        "spm": "prefix and suffix, SPM",
+    }
+    for way, name in ways.items():
+        gain = middle.get(f"gain_{way}_percent")
+        shown = f"   suffix gain {_cell(gain, digits=1)} %" if gain else ""
+        yield f"  {name:<28}{_cell(middle[way])}{shown}"
+    for way in ("psm", "spm"):
+        read = middle[f"gain_{way}_over_foreign_percent"]
+        yield f"  the own suffix saves, to a foreign one, {way.upper()}: {_cell(read, digits=1)} %"
+    for order, part in results["ends"].items():
+        found = ", ".join(
+            f"{_cell(one['probability'], digits=2)} at {length}"
+            for length, one in part["by_length"].items()
+        )
+        yield f"  the end after the true middle, {order.upper()}, by tokens of the unit: {found}"
+    for kind, part in results["infilling"].items():
+        yield f"generated middles, {kind.replace('_', ' ')} ({part['spans']} holes), per cent"
+        rows = {"model": part["model"], **part["floors"]}
+        names = ("exact_match", "edit_similarity", "syntax_valid", "stopped", "empty")
+        yield f"  {'':<28}" + "".join(f"{name.replace('_', ' '):<24}" for name in names)
+        for name, scores in rows.items():
+            cells = (_cell(scores.get(one), factor=100, digits=1) for one in names)
+            yield f"  {name.replace('_', ' '):<28}" + "".join(f"{cell:<24}" for cell in cells)
+
+
+def _cell(estimate: dict[str, float | None] | None, factor: float = 1.0, digits: int = 3) -> str:
+    """An estimate as `value (low to high)`; a dash where there is none."""
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    shown = interval(estimate, factor, digits) or NO_INTERVAL
+    return f"{estimate['value'] * factor:.{digits}f} ({shown})"
 
 
 def main(argv: list[str]) -> None:

@@ -6,6 +6,9 @@ from typing import Literal
 from hugcoder.ranges import SEED, check_ranges
 from hugcoder.refusal import Refusal
 
+COUNTS = ("max_documents", "max_bytes", "max_file_bytes")
+COUNTS += ("num_spans", "max_new_tokens", "batch_tokens")
+
 
 @dataclass
 class HeldoutArguments:
@@ -34,8 +37,7 @@ class HeldoutArguments:
         metadata={"help": "Tokens a generated middle may have; the prompt gets the other context."},
     )
     mode: Literal["psm", "spm"] = field(
-        default="psm",
-        metadata={"help": "Order of the prompts that middles are generated from."},
+        default="psm", metadata={"help": "Order of the prompts that middles are generated from."}
     )
     batch_tokens: int = field(
         default=8192, metadata={"help": "Tokens in one forward pass; lower it when memory is short"}
@@ -54,14 +56,7 @@ class HeldoutArguments:
             raise Refusal("no model is given; the first word must be a model or run folder.")
         if not self.corpus:
             raise Refusal("--corpus is not given; name the corpus folder to evaluate on.")
-        for name in (
-            "max_documents",
-            "max_bytes",
-            "max_file_bytes",
-            "num_spans",
-            "max_new_tokens",
-            "batch_tokens",
-        ):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise Refusal(f"{name} {getattr(self, name)} must be at least 1.")
         check_ranges(self, {"seed": SEED})

@@ -20,6 +20,7 @@ from evaluation.page import (
     short,
     table,
     tag,
+    warning,
 )
 from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
@@ -29,11 +30,7 @@ from hugcoder.data.corpus import plural_of
 
 MAX_REPOSITORIES = 100
 COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}
-WAYS = {
-    "prefix_only": "text before it",
-    "psm": "both sides, PSM",
-    "spm": "both sides, SPM",
-}
+WAYS = {"prefix_only": "text before it", "psm": "both sides, PSM", "spm": "both sides, SPM"}
 FLOORS = {"empty": "nothing", "copy_previous_line": "the line above"}
 SCORES = """Exact: to the character, or but for blanks around it, or in its first line. Similar:
 edit similarity. Parses: the whole file with the answer in it, of Python files that parse as they
@@ -55,26 +52,16 @@ def compare(one: Estimate, other: Estimate) -> int:
 
 
 def compression_verdict(whole: dict[str, Any]) -> Html:
-    """How the model stands to gzip and xz, in words."""
-    relations = [compare(whole["model"], whole[name]) for name in COMPRESSORS]
-    words = {
-        (-1, -1): (GOOD, "better than both"),
-        (1, 1): (BAD, "worse than both"),
-    }
-    kind, verdict = words.get(tuple(relations), (OPEN, "not clearly better than both"))
-    return tag("span", verdict, class_=kind)
+    """How the model stands to gzip and xz, in words; fewer bits are better."""
+    relations = {compare(whole[name], whole["model"]) for name in COMPRESSORS}
+    relation = relations.pop() if len(relations) == 1 else 0
+    return _verdict(relation, "better than both", "not clearly better than both", "worse than both")
 
 
 def gain_verdict(gain: Estimate) -> Html:
     """Whether the text after a hole helps, in words."""
     relation = compare(gain, {"value": 0.0, "low": None, "high": None})
-    words = {
-        1: (GOOD, "the text after is used"),
-        0: (OPEN, "no gain shown"),
-        -1: (BAD, "the text after does harm"),
-    }
-    kind, verdict = words[relation]
-    return tag("span", verdict, class_=kind)
+    return _verdict(relation, "the text after is used", "no gain shown", "the text after does harm")
 
 
 def best_floor(part: dict[str, Any], name: str) -> tuple[str, Estimate]:
@@ -86,14 +73,13 @@ def best_floor(part: dict[str, Any], name: str) -> tuple[str, Estimate]:
 
 def floor_verdict(part: dict[str, Any], name: str) -> Html:
     """How the model stands to the best trivial answer, in words."""
-    _, floor = best_floor(part, name)
-    words = {
-        1: (GOOD, "above the floor"),
-        0: (OPEN, "not clearly above the floor"),
-        -1: (BAD, "below the floor"),
-    }
-    kind, verdict = words[compare(part["model"][name], floor)]
-    return tag("span", verdict, class_=kind)
+    relation = compare(part["model"][name], best_floor(part, name)[1])
+    return _verdict(relation, "above the floor", "not clearly above the floor", "below the floor")
+
+
+def _verdict(relation: int, better: str, unknown: str, worse: str) -> Html:
+    kind, words = {1: (GOOD, better), 0: (OPEN, unknown), -1: (BAD, worse)}[relation]
+    return tag("span", words, class_=kind)
 
 
 def evaluate_command(run: RunFiles, kind: str = HELDOUT) -> str:
@@ -134,13 +120,11 @@ def other_model_warning(run: RunFiles, results: dict[str, Any]) -> Html | str:
     measured = results["settings"].get("tokenizer", own)
     if measured.startswith(own):
         return ""
-    return tag(
-        "p",
+    return warning(
         f"These scores were made with another tokenizer ({measured[:16]}) than the run's ({own}): "
         "they are of another model. ",
         tag("code", evaluate_command(run, results["kind"])),
         " makes them anew.",
-        class_="warning",
     )
 
 
@@ -149,25 +133,18 @@ def _unknown_origin_warning(run: RunFiles) -> Html | str:
     scored = run.scored_in_heldout
     if scored.is_known_held_out:
         return ""
-    return tag("p", f"Read these scores with care: {scored.sentence}.", class_="warning")
+    return warning(f"Read these scores with care: {scored.sentence}.")
 
 
 def _whole_files(whole: dict[str, Any]) -> list[Html]:
     names = {"model": "this model", **COMPRESSORS}
-    groups = [
-        BarGroup(
-            "",
-            [
-                _bar(name, whole[key], BLUE if key == "model" else FLOOR, 1, 3)
-                for key, name in names.items()
-            ],
-        )
-    ]
+    colors = {"model": BLUE}
+    made = [_bar(name, whole[key], colors.get(key, FLOOR), 1, 3) for key, name in names.items()]
     parts = [("language", whole["by_language"])] if len(whole["by_language"]) > 1 else []
     return [
         tag("h3", "Bits per byte of whole files"),
         figure(
-            bars(groups, x_label="bits per byte, lower is better"),
+            bars([BarGroup("", made)], x_label="bits per byte, lower is better"),
             f"{count(whole['files'])} files, {short(whole['bytes'], 'B')}, "
             f"{count(whole['repositories'])} repositories: the bits it takes to write each file "
             "down, byte by byte, from left to right. A byte written plainly takes 8. The "
@@ -206,13 +183,8 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
         values = [score(part[way]) for way in WAYS]
         rows.append([kind.replace("_", " "), count(part["spans"]), *values, *gains])
     head = ["holes", "number", *WAYS.values(), "gain PSM, %", "gain SPM, %"]
-    stops = join(
-        (
-            f"{_percent(middle['stop'][way]['probability'])} ({way.upper()})"
-            for way in ("psm", "spm")
-        ),
-        ", ",
-    )
+    ends = {way: _percent(middle["stop"][way]["probability"]) for way in ("psm", "spm")}
+    stops = ", ".join(f"{end} ({way.upper()})" for way, end in ends.items())
     over = {way: middle[f"gain_{way}_over_foreign_percent"] for way in ("psm", "spm")}
     reads = ", ".join(f"{gain['value']:.1f} % ({way.upper()})" for way, gain in over.items())
     return [
@@ -291,12 +263,16 @@ def _generated(results: dict[str, Any]) -> list[Html]:
 
 
 def _floor_bars(name: str, part: dict[str, Any], metric: str) -> BarGroup:
-    made = [_bar("this model", part["model"][metric], BLUE, 100, 1)]
-    made += [
-        _bar(FLOORS[floor], values[metric], FLOOR, 100, 1)
-        for floor, values in part["floors"].items()
+    made = [
+        _bar(answer, values[metric], BLUE if values is part["model"] else FLOOR, 100, 1)
+        for answer, values in _answers(part).items()
     ]
     return BarGroup(f"{name} ({part['spans']} holes)", made)
+
+
+def _answers(part: dict[str, Any]) -> dict[str, dict[str, Estimate]]:
+    """The scores of the model and of the trivial answers, by name."""
+    return {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
 
 
 def _bar(name: str, estimate: Estimate, color: str, factor: float, digits: int) -> Bar:
@@ -316,17 +292,16 @@ def _generated_table(part: dict[str, Any]) -> Html:
         "stopped": "stops, %",
         "empty": "nothing, %",
     }
-    answers = {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
     rows = [
         [
             name,
             *(score(values.get(metric), 100, 1) for metric in shares),
             score(values.get("length_error"), 1, 1),
         ]
-        for name, values in answers.items()
+        for name, values in _answers(part).items()
     ]
     return table([f"{part['spans']} holes", *shares.values(), "off by, characters"], rows)
 
 
-def _percent(estimate: Estimate) -> Html:
-    return join([f"{100 * estimate['value']:.1f} %, {interval(estimate, 100, 1)}"])
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate['value']:.1f} %, {interval(estimate, 100, 1)}"

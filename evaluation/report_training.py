@@ -15,6 +15,7 @@ from evaluation.page import (
     short,
     table,
     tag,
+    warning,
 )
 from evaluation.plots import BLUE, GREEN, ORANGE, SMALL, Curve, curves
 from evaluation.run_files import RunFiles
@@ -79,12 +80,10 @@ def progress_warning(run: RunFiles) -> Html | str:
     """One line when the run has not come to its end."""
     if run.is_finished:
         return ""
-    return tag(
-        "p",
+    return warning(
         f"This run is not finished: step {count(run.num_steps)} of "
         f"{count(run.record['max_steps'])} was logged last, and there is no final model yet. The "
-        "command it was started with goes on with it.",
-        class_="warning",
+        "command it was started with goes on with it."
     )
 
 
@@ -123,10 +122,7 @@ def _last_values(run: RunFiles, named: tuple[tuple[str, str, str], ...]) -> str:
 
 
 def _held_out(run: RunFiles) -> Html:
-    named = (
-        ("whole", "eval/bits_per_byte", BLUE),
-        ("middle", "eval/middle_bits_per_byte", ORANGE),
-    )
+    named = (("whole", "eval/bits_per_byte", BLUE), ("middle", "eval/middle_bits_per_byte", ORANGE))
     lines = [Curve(name, run.series(key), color) for name, key, color in named if run.series(key)]
     if not lines:
         absent = "held-out scores during training"

@@ -1,7 +1,7 @@
 """The files that hold scores: one for each kind of measurement, all written and read alike.
 
 They lie in a run's `evaluation` folder, or in --output_dir. `heldout` writes results.json; every
-other measurement writes KIND.json beside it. Each file holds:
+other measurement writes KIND.json beside it. Each file holds
 
     kind                the measurement's name
     model               as the user gave it
@@ -14,7 +14,6 @@ other measurement writes KIND.json beside it. Each file holds:
 and whatever else its measurement has to say. Holds no measuring.
 """
 
-import logging
 import os
 import platform
 import time
@@ -33,12 +32,11 @@ if TYPE_CHECKING:
 
     from hugcoder.generation.loading import CheckpointCodec
 
-logger = logging.getLogger(__name__)
-
 FOLDER = "evaluation"  # in the run folder
 HELDOUT = "heldout"
-OLD_HELDOUT = "evaluation"  # what its files said when there was one kind; the oldest said nothing
-MEASURED = ("settings", "scores", "samples")
+OLD_HELDOUT = "evaluation"  # its kind when there was no other; the oldest files name none
+MEASURED = {"settings", "scores", "samples"}
+PACKAGES = ("torch", "transformers", "tokenizers")
 
 
 def file_name(kind: str) -> str:
@@ -49,9 +47,9 @@ def file_name(kind: str) -> str:
 def results_file(
     kind: str, model: str, output_dir: str, started: float
 ) -> Iterator[dict[str, Any]]:
-    """Give a dict for settings, scores and samples, and write it when the block has ended well.
+    """Give a dict to fill with settings, scores and samples; write it when the block ends well.
 
-    The folder is ours for as long as the block runs; the file appears last and whole.
+    The folder is ours for as long as the block runs. The file appears last and whole.
 
     Args:
         model, output_dir: as the user gave them.
@@ -59,19 +57,22 @@ def results_file(
 
     Raises: Refusal when there is no place for the file, or somebody else is at work there.
     """
+    from hugcoder.hardware import device_name
+
     path = _folder_for(model, output_dir) / file_name(kind)
+    hardware = {"cpus": os.cpu_count(), "machine": platform.machine(), "device": device_name()}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    results = {"kind": kind, "model": model, "versions": versions, "hardware": hardware}
     with owned(path.parent):
-        results = {"kind": kind, "model": model, "versions": _versions(), "hardware": _hardware()}
         yield results
-        missing = [name for name in MEASURED if name not in results]
-        assert not missing, f"{kind} gives no {missing}"
+        assert results.keys() >= MEASURED, f"{kind} lacks {MEASURED - results.keys()}"
         results["seconds"] = round(time.perf_counter() - started, 2)
         write_json(path, results)
     print(f"{path} written after {results['seconds']:.0f} s")
 
 
 def _folder_for(model: str, output_dir: str) -> Path:
-    """Raises: Refusal when a hub model has no place of its own."""
+    """Raises: Refusal when there is no such model, or it is on the hub and no folder is given."""
     from hugcoder.generation.loading import find_checkpoint
 
     folder = find_checkpoint(model)
@@ -82,19 +83,8 @@ def _folder_for(model: str, output_dir: str) -> Path:
     return (folder.parent if folder.name == "model" else folder) / FOLDER
 
 
-def _versions() -> dict[str, str]:
-    found = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
-    return found | {"python": platform.python_version()}
-
-
-def _hardware() -> dict[str, Any]:
-    from hugcoder.hardware import device_name
-
-    return {"device": device_name(), "cpus": os.cpu_count(), "machine": platform.machine()}
-
-
 def facts_of_model(model: "PreTrainedModel", codec: "CheckpointCodec") -> dict[str, Any]:
-    """What the settings say of a loaded model."""
+    """What the settings of every measurement say of the model that was loaded."""
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
@@ -104,42 +94,34 @@ def facts_of_model(model: "PreTrainedModel", codec: "CheckpointCodec") -> dict[s
     }
 
 
-def find_results(folder: Path) -> list[dict[str, Any]]:
-    """Everything that measurements have left in a folder. Raises: Refusal for a damaged file."""
-    return [read_results(path) for path in sorted(folder.glob("[!.]*.json")) if _is_ours(path)]
+def find_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Kind -> what its measurement has left in a folder; files that no measurement names so are
+    left out.
 
-
-def _is_ours(path: Path) -> bool:
-    if path.name == file_name(HELDOUT):
-        return True
-    kind = read_object(path).get("kind")
-    if path.name != file_name(kind):
-        logger.warning(f"{path} is left out: it is no file of a measurement (its kind is {kind!r})")
-    return path.name == file_name(kind)
+    Raises: Refusal when a file is damaged.
+    """
+    paths = sorted(folder.glob("[!.]*.json"))
+    own = file_name(HELDOUT)
+    ours = [p for p in paths if p.name in (own, file_name(read_object(p).get("kind")))]
+    return {results["kind"]: results for results in map(read_results, ours)}
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What a measurement wrote; of an old results.json, the scores are in its other parts alone.
+    """What a measurement wrote. An old results.json has no `scores` beside its other parts.
 
-    Raises: Refusal when the file is damaged, or is not what a measurement writes under this name.
+    Raises: Refusal when the file is damaged, or no measurement writes it under this name.
     """
     results = read_object(path)
     if path.name == file_name(HELDOUT) and results.get("kind", OLD_HELDOUT) == OLD_HELDOUT:
         results = {"scores": {}} | results | {"kind": HELDOUT}
-    if path.name != file_name(results.get("kind")):
+    kind = results.get("kind")
+    if path.name != file_name(kind):
         raise Refusal(
             f"{path} is not what `python -m evaluation` writes under this name (its kind is "
-            f"{results.get('kind')!r}); move it away and evaluate again."
+            f"{kind!r}); move it away and evaluate again."
         )
     with keys_demanded(path.parent, path.name):
         results["settings"].items(), results["samples"], results["seconds"] + 0
-        for name, estimate in results["scores"].items():
-            _check_estimate(name, estimate)
+        for estimate in results["scores"].values():
+            [(estimate[key] or 0) + 0 for key in ("value", "low", "high")]
     return results
-
-
-def _check_estimate(name: str, estimate: dict[str, Any]) -> None:
-    """Raises: ValueError when a score is no number with an interval."""
-    for key in ("value", "low", "high"):
-        if not isinstance(estimate[key], int | float | None):
-            raise ValueError(f"the {key} of {name} is {estimate[key]!r}")

@@ -124,14 +124,18 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
     store = token_store.manifest_of(store_folder) if is_at_hand else None
     named_corpus = corpus_path or (store or {}).get("corpus", "")
     is_complete = checkpoint.is_complete(folder / checkpoint.FINAL_MODEL)
-    found = find_results(folder / FOLDER)
+    results = find_results(folder / FOLDER)
+    heldout = results.pop(HELDOUT, None)
+    with keys_demanded(folder / FOLDER, file_name(HELDOUT)):
+        for name in HELDOUT_PARTS if heldout else ():
+            heldout[name]
     return RunFiles(
         folder=folder,
         record=record,
         metrics=_read_metrics(folder / METRICS),
         model_config=_read_json(folder / "model" / "config.json") if is_complete else None,
-        heldout=_heldout(folder / FOLDER, found),
-        other_results=[one for one in found if one["kind"] != HELDOUT],
+        heldout=heldout,
+        other_results=list(results.values()),
         store=store,
         corpus_path=named_corpus,
         corpus=_read_corpus(named_corpus, is_required=bool(corpus_path)),
@@ -154,15 +158,6 @@ def _read_measured(folder: Path, store: dict[str, Any] | None) -> dict[str, Any]
     found = _read_json(Path(store["tokenizer"]) / MEASURED)
     is_same = found is not None and found.get("tokenizer_sha256") == store["tokenizer_sha256"]
     return found if is_same else None
-
-
-def _heldout(folder: Path, found: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The results of `heldout`, if it was run. Raises: Refusal when they lack a part."""
-    results = next((one for one in found if one["kind"] == HELDOUT), None)
-    with keys_demanded(folder, file_name(HELDOUT)):
-        for name in HELDOUT_PARTS if results else ():
-            results[name]
-    return results
 
 
 def _read_corpus(path: str, *, is_required: bool) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import pytest
 from evaluation_fixtures import write_run
 
 from evaluation.__main__ import main
-from evaluation.heldout_table import table
+from evaluation.heldout import table
 from evaluation.spans import KINDS
 from hugcoder.refusal import Refusal
 
