@@ -19,7 +19,7 @@ from evaluation.page import interval
 from evaluation.results import HELDOUT, facts_of_model, results_file
 from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
 from hugcoder.data import corpus
-from hugcoder.data.training_data import TrainingData, corpora_of, training_data
+from hugcoder.data.training_data import corpora_of, training_data
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 
@@ -106,37 +106,30 @@ def settings_of(
     """What decides the scores: what was given, what was loaded and what was asked."""
     given = asdict(arguments)
     del given["model"], given["corpus"]
-    manifest = corpus.manifest_of(Path(arguments.corpus))
+    folder = Path(arguments.corpus)
     return {
         **given,
         **facts_of_model(model, codec),
-        "corpus_fingerprint": corpus.fingerprint(Path(arguments.corpus)),
-        "held_out_by": corpus.held_out_by(manifest),
+        "corpus_fingerprint": corpus.fingerprint(folder),
+        "held_out_by": corpus.held_out_by(corpus.manifest_of(folder)),
         "spans": digest(spans),
     }
-
-
-def origin_of(arguments: HeldoutArguments) -> TrainingData:
-    """What the model has seen of this corpus; warns when that is not known."""
-    from hugcoder.generation.loading import find_checkpoint
-
-    corpora = corpora_of(find_checkpoint(arguments.model))
-    manifest = corpus.manifest_of(Path(arguments.corpus))
-    origin = training_data(corpora, manifest["fingerprint"], corpus.held_out_by(manifest))
-    if not origin.is_known_held_out:
-        logger.warning("read these scores with care: %s", origin.sentence)
-    return origin
 
 
 def evaluate(arguments: HeldoutArguments, documents: list[Document]) -> dict[str, Any]:
     """Load the model and measure it: everything that this measurement writes to results.json."""
     from transformers.utils import logging as transformers_logging
 
-    from hugcoder.generation.loading import load_checkpoint
+    from hugcoder.generation.loading import find_checkpoint, load_checkpoint
     from hugcoder.generation.prompts import prompt_room
 
     transformers_logging.disable_progress_bar()
-    origin = origin_of(arguments)
+    corpora = corpora_of(find_checkpoint(arguments.model))
+    manifest = corpus.manifest_of(Path(arguments.corpus))
+    origin = training_data(corpora, manifest["fingerprint"], corpus.held_out_by(manifest))
+    if not origin.is_known_held_out:
+        logger.warning("read these scores with care: %s", origin.sentence)
+
     model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
     prompt_room(model, arguments.max_new_tokens)  # refuses now, not after the scoring
     context = model.config.max_position_embeddings
@@ -211,20 +204,10 @@ def _cell(estimate: dict[str, float | None] | None, factor: float = 1.0, digits:
 
 def main(argv: list[str]) -> None:
     started = time.perf_counter()
-    arguments = parse(
-        [HeldoutArguments],
-        argv,
-        description=DESCRIPTION,
-        positional="model",
-        command="heldout MODEL",
-    )
-    documents = choose_documents(
-        Path(arguments.corpus),
-        arguments.max_documents,
-        arguments.max_bytes,
-        arguments.max_file_bytes,
-        arguments.seed,
-    )
+    words = {"positional": "model", "command": "heldout MODEL"}
+    arguments = parse([HeldoutArguments], argv, description=DESCRIPTION, **words)
+    limits = (arguments.max_documents, arguments.max_bytes, arguments.max_file_bytes)
+    documents = choose_documents(Path(arguments.corpus), *limits, arguments.seed)
     with results_file(HELDOUT, arguments.model, arguments.output_dir, started) as results:
         results.update(evaluate(arguments, documents))
         for line in table(results):

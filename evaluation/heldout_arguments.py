@@ -16,11 +16,10 @@ class HeldoutArguments:
         default="", metadata={"help": "Run folder, its model/ folder, or hub name; the first word."}
     )
     corpus: str = field(
-        default="", metadata={"help": "Corpus folder; its held-out repositories are evaluated on."}
+        default="", metadata={"help": "Corpus folder; its held-out files are what is scored."}
     )
     output_dir: str = field(
-        default="",
-        metadata={"help": "Where results.json goes; unset means `evaluation` in the run folder."},
+        default="", metadata={"help": "Where results.json goes; unset: `evaluation` in the run."}
     )
     max_documents: int = field(
         default=60, metadata={"help": "Files for bits per byte, spread evenly over repositories."}
@@ -34,21 +33,21 @@ class HeldoutArguments:
     )
     max_new_tokens: int = field(
         default=128,
-        metadata={"help": "Tokens a generated middle may have; the prompt gets the other context."},
+        metadata={"help": "Tokens a generated middle may have; the prompt gets the rest."},
     )
     mode: Literal["psm", "spm"] = field(
         default="psm", metadata={"help": "Order of the prompts that middles are generated from."}
     )
     batch_tokens: int = field(
-        default=8192, metadata={"help": "Tokens in one forward pass; lower it when memory is short"}
+        default=8192,
+        metadata={"help": "Tokens in one forward pass; lower it to save memory."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of files, holes and bootstrap."})
     device: str | None = field(
         default=None, metadata={"help": "torch device; unset takes the accelerator if any."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None,
-        metadata={"help": "Precision; unset means float32 on the CPU and bfloat16 elsewhere."},
+        default=None, metadata={"help": "Precision; unset: float32 on the CPU, else bfloat16."}
     )
 
     def __post_init__(self) -> None:

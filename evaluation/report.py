@@ -66,8 +66,8 @@ def _size_figures(run: RunFiles) -> list[Html]:
             "Tokens seen",
             short(run.num_tokens),
             "",
-            f"{count(run.num_steps)} steps of {count(run.record['tokens_per_step'])}, padding "
-            f"included{turns}",
+            f"{count(run.num_steps)} steps of {count(run.record['tokens_per_step'])}, "
+            f"padding included{turns}",
         ),
     ]
 
@@ -93,26 +93,15 @@ def _score_figures(run: RunFiles) -> list[Html]:
     line = run.heldout["infilling"]["single_line"]
     exact = line["model"]["exact_match"]
     floor_name, floor = best_floor(line, "exact_match")
+    bits, saved, filled = whole["model"]["value"], gain["value"], 100 * exact["value"]
+    unit = f"% of bits ({mode.upper()})"
     compressors = f"gzip {whole['gzip']['value']:.3f}, xz {whole['xz']['value']:.3f}: "
-    floor_words = f"{_between(exact, 100, 1)}{percent(floor['value'])} for writing {floor_name}: "
+    floors = f"{_between(exact, 100, 1)}{percent(floor['value'])} for writing {floor_name}: "
+    verdict = floor_verdict(line, "exact_match")
     return [
-        _figure(
-            names[0], f"{whole['model']['value']:.3f}", "", compressors, compression_verdict(whole)
-        ),
-        _figure(
-            names[1],
-            f"{gain['value']:.1f}",
-            f"% of bits ({mode.upper()})",
-            _between(gain, 1, 1),
-            gain_verdict(gain),
-        ),
-        _figure(
-            names[2],
-            f"{100 * exact['value']:.1f}",
-            "%",
-            floor_words,
-            floor_verdict(line, "exact_match"),
-        ),
+        _figure(names[0], f"{bits:.3f}", "", compressors, compression_verdict(whole)),
+        _figure(names[1], f"{saved:.1f}", unit, _between(gain, 1, 1), gain_verdict(gain)),
+        _figure(names[2], f"{filled:.1f}", "%", floors, verdict),
     ]
 
 

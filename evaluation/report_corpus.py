@@ -73,13 +73,13 @@ def _kept_and_dropped(counts: dict[str, Any]) -> list[Html]:
         tag(
             "p",
             f"{count(read['files'])} files ({short(read['bytes'], 'B')}) were read; "
-            f"{count(kept['files'])} ({short(kept['bytes'], 'B')}) were kept. Every other file has "
-            "the reason why it was dropped:",
+            f"{count(kept['files'])} ({short(kept['bytes'], 'B')}) were kept. "
+            "Every other file has the reason why it was dropped:",
         ),
         table(head, rows),
         note(
-            "Look for a reason that takes more than you would have thrown away yourself. Under "
-            "each reason are the first files that it took."
+            "Look for a reason that takes more than you would have thrown away yourself. "
+            "Under each reason are the first files that it took."
         ),
     ]
 
@@ -155,9 +155,9 @@ def _tokens(run: RunFiles) -> list[Html]:
             f"A vocabulary of {count(measured['vocab_size'])} tokens, "
             f"{percent(measured['vocabulary_used'])} of it used in "
             f"{short(measured['all']['bytes'], 'B')} of the {measured['split'].replace('_', '-')} "
-            f"split; {measured['macro']['tokens_per_unit']:.2f} tokens for each name, number or "
-            f"punctuation character; {count(measured['round_trip_failures'])} files did not come "
-            "back byte for byte."
+            f"split; {measured['macro']['tokens_per_unit']:.2f} tokens for each name, "
+            "number or punctuation character; "
+            f"{count(measured['round_trip_failures'])} files did not come back byte for byte."
         ),
     ]
 

@@ -43,7 +43,7 @@ Estimate = dict[str, float | None]
 def compare(one: Estimate, other: Estimate) -> int:
     """1 when one is above the other with intervals apart, -1 when below, 0 when they meet.
 
-    An estimate of one repository has no interval; its value then stands for it.
+    An estimate of one repository has no interval; its value is compared instead.
     """
     low, high = ((e["value"] if e[k] is None else e[k]) for e, k in ((one, "low"), (one, "high")))
     other_low = other["value"] if other["low"] is None else other["low"]
@@ -103,9 +103,10 @@ def scores(run: RunFiles) -> Html:
         other_model_warning(run, results),
         _unknown_origin_warning(run),
         note(
-            f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. Small "
-            f"figures are 95 % intervals, from resampling {units}; where they are wide, raise "
-            "--max_documents and --num_spans; a figure without one is of one alone."
+            f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. "
+            f"Small figures are 95 % intervals, from resampling {units}; "
+            "where they are wide, raise --max_documents and --num_spans; "
+            "a figure without one is of one alone."
         ),
         *_whole_files(results["bits_per_byte"]),
         *_middles(results["middle_bits_per_byte"]),
@@ -140,21 +141,21 @@ def _whole_files(whole: dict[str, Any]) -> list[Html]:
     names = {"model": "this model", **COMPRESSORS}
     colors = {"model": BLUE}
     made = [_bar(name, whole[key], colors.get(key, FLOOR), 1, 3) for key, name in names.items()]
-    parts = [("language", whole["by_language"])] if len(whole["by_language"]) > 1 else []
+    languages = whole["by_language"]
     return [
         tag("h3", "Bits per byte of whole files"),
         figure(
             bars([BarGroup("", made)], x_label="bits per byte, lower is better"),
             f"{count(whole['files'])} files, {short(whole['bytes'], 'B')}, "
-            f"{count(whole['repositories'])} repositories: the bits it takes to write each file "
-            "down, byte by byte, from left to right. A byte written plainly takes 8. The "
-            "compressors see each file alone; a model is of use only where it needs fewer bits "
-            "than they do. This one is ",
+            f"{count(whole['repositories'])} repositories: "
+            "the bits it takes to write each file down, byte by byte, from left to right. "
+            "A byte written plainly takes 8. The compressors see each file alone; "
+            "a model is of use only where it needs fewer bits than they do. This one is ",
             compression_verdict(whole),
             ".",
             class_="bars",
         ),
-        *(_by_part(name, amounts) for name, amounts in parts),
+        _by_part("language", languages) if len(languages) > 1 else "",
         fold("By repository", _by_part("repository", whole["by_repository"])),
     ]
 
@@ -191,14 +192,15 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
         tag("h3", "Bits per byte of true middles"),
         table(head, rows),
         note(
-            "The same middles, scored knowing only the text before them, and knowing both sides in "
-            "prefix-suffix-middle or suffix-prefix-middle order. The gain is the share of bits "
-            "that the text after saves: it is what fill-in-the-middle training is for. Here ",
+            "The same middles, scored knowing only the text before them, "
+            "and knowing both sides in prefix-suffix-middle or suffix-prefix-middle order. "
+            "The gain is the share of bits that the text after saves: "
+            "it is what fill-in-the-middle training is for. Here ",
             gain_verdict(middle["gain_psm_percent"]),
             " (PSM) and ",
             gain_verdict(middle["gain_spm_percent"]),
-            " (SPM). To see whether the suffix is read at all, it was exchanged for that of "
-            "another hole: the own one saves ",
+            " (SPM). To see whether the suffix is read at all, "
+            "it was exchanged for that of another hole: the own one saves ",
             reads,
             ". After the true middle the model ends with a probability of ",
             stops,
@@ -239,10 +241,10 @@ def _generated(results: dict[str, Any]) -> list[Html]:
     return [
         tag("h3", "Generated middles"),
         note(
-            f"Holes filled greedily in {results['settings']['mode'].upper()} order, at most "
-            f"{count(results['settings']['max_new_tokens'])} tokens, compared with what stood "
-            "there. Two trivial answers show what a score is worth: writing nothing, and writing "
-            "the line above again."
+            f"Holes filled greedily in {results['settings']['mode'].upper()} order, "
+            f"at most {count(results['settings']['max_new_tokens'])} tokens, "
+            "compared with what stood there. Two trivial answers show what a score is worth: "
+            "writing nothing, and writing the line above again."
         ),
         tag(
             "div",

@@ -41,8 +41,8 @@ def sentence(run: RunFiles) -> Html:
         config = run.model_config
         shape = (
             f" ({config['model_type']}, {config['num_hidden_layers']} layers, "
-            f"{config['hidden_size']} wide, reading {count(run.argument('max_seq_length'))} tokens "
-            "at once)"
+            f"{config['hidden_size']} wide, "
+            f"reading {count(run.argument('max_seq_length'))} tokens at once)"
         )
     base = run.argument("model_name_or_path")
     origin = f"trained on from {base}" if base else "trained from random weights"
@@ -81,9 +81,9 @@ def progress_warning(run: RunFiles) -> Html | str:
     if run.is_finished:
         return ""
     return warning(
-        f"This run is not finished: step {count(run.num_steps)} of "
-        f"{count(run.record['max_steps'])} was logged last, and there is no final model yet. The "
-        "command it was started with goes on with it."
+        f"This run is not finished: "
+        f"step {count(run.num_steps)} of {count(run.record['max_steps'])} was logged last, "
+        "and there is no final model yet. The command it was started with goes on with it."
     )
 
 
@@ -109,9 +109,9 @@ def _loss(run: RunFiles) -> Html:
     drawing = curves(lines, tokens_per_step=run.record["tokens_per_step"], y_label="nats per token")
     return figure(
         drawing,
-        f"Mean since the log line before; the last are {_last_values(run, named)}. Look for a "
-        "curve that still falls at its end (training longer would help) and for jumps (the "
-        "learning rate is too high).",
+        f"Mean since the log line before; the last are {_last_values(run, named)}. "
+        "Look for a curve that still falls at its end (training longer would help) "
+        "and for jumps (the learning rate is too high).",
         title="Training loss",
     )
 
@@ -151,9 +151,9 @@ def _held_out(run: RunFiles) -> Html:
         origin += scored.sentence
     return figure(
         drawing,
-        f"{rows}{origin}; the last scores are {_last_values(run, named)}. Lower is better. Look "
-        "for a curve that turns upwards while the training loss falls: the model then learns its "
-        f"files by heart.{dashes}",
+        f"{rows}{origin}; the last scores are {_last_values(run, named)}. Lower is better. "
+        "Look for a curve that turns upwards while the training loss falls: "
+        f"the model then learns its files by heart.{dashes}",
         title=f"Held-out {units}" if scored.is_known_held_out else "Scores during training",
     )
 

@@ -117,8 +117,8 @@ def read_results(path: Path) -> dict[str, Any]:
     kind = results.get("kind")
     if path.name != file_name(kind):
         raise Refusal(
-            f"{path} is not what `python -m evaluation` writes under this name (its kind is "
-            f"{kind!r}); move it away and evaluate again."
+            f"{path} is not what `python -m evaluation` writes under this name "
+            f"(its kind is {kind!r}); move it away and evaluate again."
         )
     with keys_demanded(path.parent, path.name):
         results["settings"].items(), results["samples"], results["seconds"] + 0

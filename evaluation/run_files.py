@@ -60,14 +60,14 @@ class RunFiles:
 
     @property
     def scored_in_training(self) -> TrainingData:
-        """What the weights have seen beside the rows that the training loop scores."""
+        """What the model was trained on, against the rows that the training loop scores."""
         corpus_name = self.record["identity"]["corpus"]
         by = corpus.held_out_by(self.corpus or {})
         return training_data(corpora_of_record(self.record, corpus_name), corpus_name, by)
 
     @property
     def scored_in_heldout(self) -> TrainingData:
-        """What the weights have seen, as run and results say, beside the files that were scored."""
+        """What the model was trained on, as run and results say, against the files scored."""
         told = self.heldout.get("training_data", {})
         own = list(self.scored_in_training.corpora)
         fingerprint = self.heldout["settings"].get("corpus_fingerprint", "")
