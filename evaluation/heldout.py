@@ -52,9 +52,9 @@ def fitting_holes(
                 f"{len(documents)} files give no {kind} hole that fits a context of {context} "
                 "tokens; raise max_documents, max_bytes or max_file_bytes."
             )
-        long = f"{len(chosen) - len(fitting)} left out"
         why = "because their middle takes more than half the context"
-        logger.info(f"{kind}: {len(fitting)} holes ({long} {why})")
+        num_left_out = len(chosen) - len(fitting)
+        logger.info(f"{kind}: {len(fitting)} holes ({num_left_out} left out {why})")
         spans += fitting
     return spans
 
@@ -83,7 +83,8 @@ def measure(
     generated, samples = {}, []
     for kind in KINDS:
         pairs = [pair for pair in zip(spans, completions, strict=True) if pair[0].kind == kind]
-        generated[kind] = infilling.measure(*map(list, zip(*pairs, strict=True)), arguments.seed)
+        own, answers = map(list, zip(*pairs, strict=True))
+        generated[kind] = infilling.measure(own, answers, arguments.seed)
         samples += [infilling.sample(*pair) for pair in pairs[:SAMPLES_PER_KIND]]
     gains = {f"gain_{way}_percent": middle[f"gain_{way}_percent"] for way in middles.FIM_WAYS}
     exact = {f"{kind}_exact_match": generated[kind]["model"]["exact_match"] for kind in generated}

@@ -56,19 +56,14 @@ def headline(run: RunFiles) -> Html:
 
 def _size_figures(run: RunFiles) -> list[Html]:
     embedding = short(run.record["embedding_parameters"])
+    steps = f"{count(run.num_steps)} steps of {count(run.record['tokens_per_step'])}"
     turns = ""
     if run.store:  # not train/epoch: to the Trainer, the rows of the whole run are one epoch
         share = run.num_tokens / max(run.store["splits"][TRAIN]["tokens"], 1)
         turns = f"; {share:.2f} times the corpus"
     return [
         _figure("Parameters", short(run.record["parameters"]), "", f"{embedding} in embeddings"),
-        _figure(
-            "Tokens seen",
-            short(run.num_tokens),
-            "",
-            f"{count(run.num_steps)} steps of {count(run.record['tokens_per_step'])}, "
-            f"padding included{turns}",
-        ),
+        _figure("Tokens seen", short(run.num_tokens), "", f"{steps}, padding included{turns}"),
     ]
 
 
@@ -118,12 +113,8 @@ def _time_figure(run: RunFiles) -> Html:
     rate = steps * run.record["tokens_per_step"] / seconds
     host = run.record["host"]
     device = f" on {host['cpus']} CPU cores" if run.argument("use_cpu") else ""
-    return _figure(
-        "Training time",
-        duration(seconds),
-        "",
-        f"{count(rate)} tokens per second{device}; evaluation and saving not counted",
-    )
+    speed = f"{count(rate)} tokens per second{device}; evaluation and saving not counted"
+    return _figure("Training time", duration(seconds), "", speed)
 
 
 def _figure(name: str, value: str, unit: str, *why: Any) -> Html:

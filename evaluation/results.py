@@ -95,8 +95,7 @@ def facts_of_model(model: "PreTrainedModel", codec: "CheckpointCodec") -> dict[s
 
 
 def find_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Kind -> what its measurement has left in a folder; files that no measurement names so are
-    left out.
+    """Kind -> results, of a folder; other JSON files in it, such as copies, are left out.
 
     Raises: Refusal when a file is damaged.
     """
@@ -123,5 +122,5 @@ def read_results(path: Path) -> dict[str, Any]:
     with keys_demanded(path.parent, path.name):
         results["settings"].items(), results["samples"], results["seconds"] + 0
         for estimate in results["scores"].values():
-            [(estimate[key] or 0) + 0 for key in ("value", "low", "high")]
+            [(estimate[key] or 0) + 0 for key in ("value", "low", "high")]  # numbers or None
     return results
