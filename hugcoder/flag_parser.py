@@ -21,11 +21,13 @@ class FlagParser(HfArgumentParser):
     inherited ones.
     """
 
-    def __init__(self, groups: Sequence[type], description: str):
+    def __init__(self, groups: Sequence[type], description: str, command: str):
         super().__init__(
             groups,
             prog=program_name(),
-            usage="%(prog)s [RECIPE.yaml ...] [--setting value ...]",
+            usage=" ".join(
+                ["%(prog)s", *command.split(), "[RECIPE.yaml ...] [--setting value ...]"]
+            ),
             description=description,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,

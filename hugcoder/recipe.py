@@ -34,6 +34,7 @@ def parse(
     description: str,
     positional: str = "",
     texts: Collection[str] = (),
+    command: str = "",
 ) -> Any:
     """Parse recipe files, then flags, into one instance of each dataclass of `groups`.
 
@@ -44,11 +45,12 @@ def parse(
         positional: name of the field that a leading word which is no recipe stands for.
         texts: names of the fields whose value is free text: the word behind such a flag is its
         value, also where it begins with dashes, unless it is a flag of this program.
+        command: what --help shows behind the program's name, as in `report RUN`.
 
     Returns: the instances in the order of `groups` (the instance itself for one group).
     Raises: Refusal for anything a user can repair.
     """
-    parser = FlagParser(groups, description=description)
+    parser = FlagParser(groups, description, command)
     words = _joined(parser, list(sys.argv[1:] if argv is None else argv), texts)
     if "--help" in words or "-h" in words:
         parser.print_help()

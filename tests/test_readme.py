@@ -28,7 +28,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
     from data_prep.arguments import CorpusArguments
     from data_prep.tokenize_corpus import TokenizeArguments
     from data_prep.verify import VerifyArguments
-    from evaluation.arguments import EvaluationArguments
+    from evaluation.heldout_arguments import HeldoutArguments
     from evaluation.report import ReportArguments
     from export import ExportArguments
     from generate import GenerateArguments
@@ -42,7 +42,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
         "python -m tokenizer measure": ([MeasureArguments], "tokenizer"),
         "python -m tokenizer": ([TokenizerArguments], ""),
         "python -m evaluation report": ([ReportArguments], "run"),
-        "python -m evaluation": ([EvaluationArguments], "model"),
+        "python -m evaluation": ([HeldoutArguments], "model"),
         "python generate.py": ([GenerateArguments], "model"),
         "python export.py": ([ExportArguments], "checkpoint"),
     }

@@ -1,4 +1,4 @@
-"""What can be set about an evaluation. Holds no measuring."""
+"""The settings of `python -m evaluation heldout`. Holds no measuring."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,18 +6,20 @@ from typing import Literal
 from hugcoder.ranges import SEED, check_ranges
 from hugcoder.refusal import Refusal
 
+COUNTS = ("max_documents", "max_bytes", "max_file_bytes")
+COUNTS += ("num_spans", "max_new_tokens", "batch_tokens")
+
 
 @dataclass
-class EvaluationArguments:
+class HeldoutArguments:
     model: str = field(
         default="", metadata={"help": "Run folder, its model/ folder, or hub name; the first word."}
     )
     corpus: str = field(
-        default="", metadata={"help": "Corpus folder; its held-out repositories are evaluated on."}
+        default="", metadata={"help": "Corpus folder; its held-out files are what is scored."}
     )
     output_dir: str = field(
-        default="",
-        metadata={"help": "Where results.json goes; unset means `evaluation` in the run folder."},
+        default="", metadata={"help": "Where results.json goes; unset: `evaluation` in the run."}
     )
     max_documents: int = field(
         default=60, metadata={"help": "Files for bits per byte, spread evenly over repositories."}
@@ -31,22 +33,21 @@ class EvaluationArguments:
     )
     max_new_tokens: int = field(
         default=128,
-        metadata={"help": "Tokens a generated middle may have; the prompt gets the other context."},
+        metadata={"help": "Tokens a generated middle may have; the prompt gets the rest."},
     )
     mode: Literal["psm", "spm"] = field(
-        default="psm",
-        metadata={"help": "Order of the prompts that middles are generated from."},
+        default="psm", metadata={"help": "Order of the prompts that middles are generated from."}
     )
     batch_tokens: int = field(
-        default=8192, metadata={"help": "Tokens in one forward pass; lower it when memory is short"}
+        default=8192,
+        metadata={"help": "Tokens in one forward pass; lower it to save memory."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of files, holes and bootstrap."})
     device: str | None = field(
         default=None, metadata={"help": "torch device; unset takes the accelerator if any."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None,
-        metadata={"help": "Precision; unset means float32 on the CPU and bfloat16 elsewhere."},
+        default=None, metadata={"help": "Precision; unset: float32 on the CPU, else bfloat16."}
     )
 
     def __post_init__(self) -> None:
@@ -54,14 +55,7 @@ class EvaluationArguments:
             raise Refusal("no model is given; the first word must be a model or run folder.")
         if not self.corpus:
             raise Refusal("--corpus is not given; name the corpus folder to evaluate on.")
-        for name in (
-            "max_documents",
-            "max_bytes",
-            "max_file_bytes",
-            "num_spans",
-            "max_new_tokens",
-            "batch_tokens",
-        ):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise Refusal(f"{name} {getattr(self, name)} must be at least 1.")
         check_ranges(self, {"seed": SEED})
