@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from data_prep.document import RawFile
-from data_prep.rows import RowReader, as_items, row_reader
+from data_prep.table_rows import RowReader, as_items, row_reader
 from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal
 
 WAY_OUT = (

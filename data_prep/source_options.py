@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.document import is_utf8
 from data_prep.layout import MAX_DEPTH
-from data_prep.rows import KNOWN_COLUMNS
+from data_prep.table_rows import KNOWN_COLUMNS
 from hugcoder.refusal import Refusal
 
 MAX_ROWS, MAX_DIGITS = 10**15, 4_000  # Python reads no number of 4,300 digits

@@ -20,7 +20,7 @@ from data_prep.document import RawFile, Unreadable, reason_unread
 from data_prep.filters.lfs_pointer import MAX_BYTES, is_pointer
 from data_prep.layout import place_in
 from data_prep.on_disk import demand_usable
-from data_prep.rows import RowReader, as_items, row_reader
+from data_prep.table_rows import RowReader, as_items, row_reader
 from hugcoder.files import format_demanded
 from hugcoder.refusal import Refusal
 

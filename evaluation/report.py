@@ -5,7 +5,7 @@ is, how to use it. Every number comes from the files of the run; the same files 
 Holds the order of the parts and the headline figures; the parts are in the modules beside it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hugcoder.data.corpus import TRAIN
 from hugcoder.files import atomic
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
+from hugcoder.setting import with_help
 
 DESCRIPTION = """Write the report of a run: one HTML file with curves, scores, samples and settings,
 from what train.py, python -m evaluation and python -m data_prep left on disk."""
@@ -33,14 +34,11 @@ from what train.py, python -m evaluation and python -m data_prep left on disk.""
 
 @dataclass
 class ReportArguments:
-    run: str = field(default="", metadata={"help": "Run folder of train.py; the first word."})
-    corpus: str = field(
-        default="",
-        metadata={"help": "Corpus folder; unset means where the run's token store says it is."},
+    run: str = with_help("", "Run folder of train.py; the first word.")
+    corpus: str = with_help(
+        "", "Corpus folder; unset means where the run's token store says it is."
     )
-    output: str = field(
-        default="", metadata={"help": "File to write; unset means report.html in the run folder."}
-    )
+    output: str = with_help("", "File to write; unset means report.html in the run folder.")
 
     def __post_init__(self) -> None:
         if not self.run:

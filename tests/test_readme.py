@@ -102,8 +102,8 @@ def test_the_sources_that_the_docs_and_the_starting_point_show_are_sources(tmp_p
 
 def test_the_page_of_the_corpus_names_every_option_role_and_reason():
     from data_prep import filters
-    from data_prep.rows import KNOWN_COLUMNS
     from data_prep.sources import OPTIONS
+    from data_prep.table_rows import KNOWN_COLUMNS
 
     words = {option for options in OPTIONS.values() for option in options if option}
     words |= {*KNOWN_COLUMNS, *(name for names in KNOWN_COLUMNS.values() for name in names)}
