@@ -6,6 +6,7 @@ import os
 import typing
 
 import pytest
+import torch
 from transformers import TrainingArguments
 
 from hugcoder.pretraining.argument_checks import check_arguments
@@ -45,6 +46,25 @@ def wandb_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+
+
+def test_making_and_checking_arguments_joins_nobody_and_opens_no_device(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("not before join()")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(fail))
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    launch = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    environment = dict(os.environ)
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    made = parse(groups, [*GIVEN, "--global_batch_size=8", "--fsdp=true"], description="")
+    check_arguments(*made)
+    assert made[-1].rows_per_step == 8
+    assert dict(os.environ) == environment
+    with pytest.raises(AssertionError, match="not before join"):
+        made[-1].join()
 
 
 # ---- the table -----------------------------------------------------------------------------------
