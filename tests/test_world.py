@@ -50,7 +50,7 @@ def test_deepspeed_without_a_launcher_is_refused(arguments, launched, monkeypatc
     """Symptom: DeepSpeed looked for an MPI launcher, and mpi4py is not installed."""
     launched("deepspeed.yaml", world=1)
     monkeypatch.delenv("RANK")
-    with pytest.raises(Refusal, match="but not RANK, as a launcher sets them: start with"):
+    with pytest.raises(Refusal, match="but not RANK, which a launcher sets too: start with"):
         check_launch(arguments)
 
 
@@ -275,7 +275,7 @@ def test_processes_that_do_not_train_together_are_refused(arguments, monkeypatch
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ("fsdp.yaml", "hold 40 parameters together where 20 were to be sharded (engine FSDP)"),
+        ("fsdp.yaml", "hold 40 parameters together, but 20 were to be sharded (engine FSDP)"),
         ("ddp.yaml", "the engine is MULTI_CPU, but the model is a bare Linear"),
     ],
 )
