@@ -191,7 +191,7 @@ def test_a_shard_that_is_missing_or_cut_is_named(shards):
     with pytest.raises(Refusal, match=rf"{second.name} is cut"):
         load(shards)
     second.unlink()
-    with pytest.raises(Refusal, match=rf"{second.name} is not there, and the index names it"):
+    with pytest.raises(Refusal, match=rf"{second.name} is not there, but the index names it"):
         load(shards)
 
 
