@@ -197,7 +197,7 @@ def _other_keys(path: Path, keys: set[str] | None) -> str:
     with safe_open(path, "pt") as file:
         found = set(file.keys())
     if left_over := found - keys:
-        return f"holds {min(left_over)}, which is not in the index"
+        return f"holds {min(left_over)}, which the index does not list for it"
     missing = keys - found
     return f"lacks {min(missing)}, which the index says is in it" if missing else ""
 
