@@ -3,10 +3,9 @@
     python export.py runs/x/checkpoint-1000 --output_dir out
     python export.py runs/x/checkpoint-1000 --output_dir out --dtype bfloat16
 
-Needs no GPU, and memory for one output file of 5 GB, or, from ZeRO-1 and ZeRO-2, for the whole
-model. The checkpoint is verified first and never changed. `hugcoder.run.export_weights` does the
-work.
-A finished run needs none of this: its model is in RUN/model.
+Needs no GPU. Needs memory for one output file of 5 GB; from ZeRO-1 and ZeRO-2, for the whole model.
+The checkpoint is verified first and never changed. `hugcoder.run.export_weights` does the work.
+A finished run needs no export: its model is in RUN/model.
 """
 
 import logging

@@ -465,8 +465,8 @@ def test_a_tracker_that_cannot_begin_ends_in_a_sentence():
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK in the environment, as a launcher sets it, but not MAST"),
         ({"WORLD_SIZE": "2"}, "for one process `unset WORLD_SIZE`, for several start with torch"),
         ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "`unset WORLD_SIZE RANK LOCAL_RANK`"),
-        ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', no number; unset it"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no number; unset it"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', not a number; unset it"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', not a number; unset it"),
     ],
 )
 def test_what_a_launcher_left_in_the_environment_is_refused(left_over, sentence, monkeypatch):

@@ -1,6 +1,6 @@
 """The settings of `python -m tokenizer` and `python -m tokenizer measure`.
 
-Holds the dataclasses that hugcoder.recipe parses and their checks; no work.
+Holds the dataclasses that `hugcoder.recipe` parses, with their checks.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ MAX_BYTES = 10**15
 
 @dataclass
 class TokenizerArguments:
-    """What the tokenizer is trained on and how large it becomes."""
+    """Sets what the tokenizer is trained on and how large it becomes."""
 
     corpus: str = field(
         metadata={"help": "folder of a corpus made by `python -m data_prep`; its train split"}
@@ -33,23 +33,23 @@ class TokenizerArguments:
     pattern: Literal["standard", "compact"] = field(
         default="standard",
         metadata={
-            "help": "where merges may not cross: standard is the Qwen regex, which llama.cpp and "
-            "fast encoders know; compact lets punctuation carry the newline and the indentation "
-            "that follow: 6 to 8 percent fewer tokens, its effect on a model not measured"
+            "help": "boundaries that no merge crosses: standard is the Qwen regex, which llama.cpp "
+            "and fast encoders know; compact joins punctuation with the newline and indentation "
+            "that follow: 6 to 8 percent fewer tokens, effect on a model not measured"
         },
     )
     sample_bytes: int = field(
         default=200_000_000,
         metadata={
-            "help": "bytes of text that are learned from, shared equally by the languages; time "
-            "grows with it, a CPU-second for about 2 MB of code or a third of a MB without spaces"
+            "help": "bytes of text to learn from, shared equally by the languages; one CPU-second "
+            "handles about 2 MB of code, or a third of a MB of text without spaces"
         },
     )
     max_document_bytes: int = field(
         default=100_000,
         metadata={
-            "help": "bytes of one file that count; the rest is cut off, so that no generated file "
-            "buys itself tokens"
+            "help": "bytes of one file to learn from; the rest is cut off, so that a large "
+            "generated file does not get tokens of its own"
         },
     )
     seed: int = field(
@@ -65,14 +65,14 @@ class TokenizerArguments:
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise Refusal(
                 f"vocab_size {self.vocab_size:,} is too large; give at most {MAX_VOCAB_SIZE:,}, "
-                "four times the largest there are."
+                "four times the largest known vocabulary."
             )
         check_positive(self, "sample_bytes", "max_document_bytes")
 
 
 @dataclass
 class MeasureArguments:
-    """What is measured and on what."""
+    """Sets which tokenizer is measured, and on which text."""
 
     tokenizer: str = field(
         metadata={"help": "folder with a byte-level tokenizer.json; measure.json is written there"}
@@ -96,7 +96,7 @@ class MeasureArguments:
 
 
 def check_positive(arguments: TokenizerArguments | MeasureArguments, *names: str) -> None:
-    """Raises: Refusal when a setting that counts bytes is out of range."""
+    """Check settings that count bytes. Raises: Refusal when one is out of range."""
     for name in names:
         value = getattr(arguments, name)
         if not 1 <= value <= MAX_BYTES:
