@@ -12,13 +12,15 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hugcoder.generation.arguments import LoadedModelArguments
 from hugcoder.ranges import SEED, Range, check_ranges
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
+from hugcoder.setting import with_help
 
 DESCRIPTION = """Complete a text or fill a hole in a file: python generate.py MODEL --prompt TEXT,
 or --infill FILE:LINE:COLUMN. LINE and COLUMN are counted from 1; COLUMN counts characters (a tab is
@@ -31,45 +33,28 @@ TEXTS = ("prompt", "start_mark", "end_mark")
 
 
 @dataclass
-class GenerateArguments:
-    model: str = field(
-        default="", metadata={"help": "Run folder, its model/ folder, or hub name; the first word."}
+class GenerateArguments(LoadedModelArguments):
+    prompt: str = with_help("", "Text to continue.")
+    prompt_file: str = with_help("", "File whose text to continue.")
+    infill: str = with_help(
+        "",
+        "Cursor as FILE:LINE:COLUMN or FILE:LINE (the line's end); or FILE with a hole "
+        "between the two marks. Text between the marks is left out.",
     )
-    prompt: str = field(default="", metadata={"help": "Text to continue."})
-    prompt_file: str = field(default="", metadata={"help": "File whose text to continue."})
-    infill: str = field(
-        default="",
-        metadata={
-            "help": "Cursor as FILE:LINE:COLUMN or FILE:LINE (the line's end); or FILE with a hole "
-            "between the two marks. Text between the marks is left out."
-        },
+    start_mark: str = with_help("<FILL>", "Where the hole of a file begins.")
+    end_mark: str = with_help("</FILL>", "Where the hole of a file ends.")
+    mode: Literal["psm", "spm"] = with_help(
+        "psm", "Order in an infilling prompt: prefix or suffix first."
     )
-    start_mark: str = field(default="<FILL>", metadata={"help": "Where the hole of a file begins."})
-    end_mark: str = field(default="</FILL>", metadata={"help": "Where the hole of a file ends."})
-    mode: Literal["psm", "spm"] = field(
-        default="psm",
-        metadata={"help": "Order in an infilling prompt: prefix or suffix first."},
+    max_new_tokens: int = with_help(128, "Stop after so many tokens.")
+    temperature: float = with_help(0.0, "0 takes the likeliest token; higher draws more freely.")
+    top_p: float = with_help(
+        1.0, "Draw from the likeliest tokens that together have this probability."
     )
-    max_new_tokens: int = field(default=128, metadata={"help": "Stop after so many tokens."})
-    temperature: float = field(
-        default=0.0, metadata={"help": "0 takes the likeliest token; higher draws more freely."}
-    )
-    top_p: float = field(
-        default=1.0,
-        metadata={"help": "Draw from the likeliest tokens that together have this probability."},
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    device: str | None = field(
-        default=None, metadata={"help": "torch device; unset takes the accelerator if any."}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None,
-        metadata={"help": "Precision; unset means float32 on the CPU and bfloat16 elsewhere."},
-    )
+    seed: int = with_help(0, "Seed of the draws.")
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise Refusal("no model is given; the first word must be a model or run folder.")
+        super().__post_init__()
         given = [f"--{n}" for n in ("prompt", "prompt_file", "infill") if getattr(self, n)]
         if len(given) != 1:
             raise Refusal(

@@ -14,14 +14,8 @@ from core_fixtures import make_store
 from data_prep import tokenize_corpus
 from data_prep.__main__ import main
 from hugcoder.data.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus
-from hugcoder.data.token_store import (
-    LINE_BLOCK,
-    TokenStore,
-    document_uid,
-    dtype_for,
-    line_table,
-    manifest_of,
-)
+from hugcoder.data.token_shards import line_table
+from hugcoder.data.token_store import LINE_BLOCK, TokenStore, document_uid, dtype_for, manifest_of
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.refusal import Refusal
 

@@ -1,4 +1,4 @@
-"""Writes and reads a tokenized corpus: memory-mapped token ids with an index of documents.
+"""Reads a tokenized corpus: memory-mapped token ids with an index of documents.
 
     <store>/manifest.json                    written last: tokenizer hash, dtype, counts, files
     <store>/tokenizer/                       the tokenizer of these ids
@@ -9,28 +9,26 @@
     <store>/held_out/...                     the same for files that training never sees
 
 Each shard of the corpus becomes one shard here, so shards are made in parallel and a killed run
-repeats only one. Holds the format, its reader and the encoding of one shard, which
-`python -m data_prep tokenize` runs. Opening a store compares names and sizes with the manifest, and
-the index with the files that it points into; `python -m data_prep verify` compares contents.
+repeats only one. `hugcoder.data.token_shards` encodes one. Opening a store compares names and sizes
+with the manifest, and the index with the files that it points into; `python -m data_prep verify`
+compares contents.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hugcoder.data.codec import Codec
 from hugcoder.data.corpus import SPLITS
-from hugcoder.file_table import FileTable, hash_files, missing_or_resized, stranger
-from hugcoder.files import MANIFEST, atomic, format_demanded, keys_demanded, read_manifest
+from hugcoder.file_table import FileTable, missing_or_resized, stranger
+from hugcoder.files import MANIFEST, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
 FORMAT = 1  # of these files; raise it when they change
 LINE_BLOCK = 16
 DOCUMENT_COLUMNS = ("uid", "num_tokens", "num_bytes", "source", "repo", "path", "language")
-ENCODE_BATCH_BYTES = 4 << 20
 ENDINGS = ("tokens.bin", "lines.bin", "documents.parquet")  # the files of a shard
 COUNTS = "counts.json"  # lies beside them: what write_shard returned
 TOKENIZER = "tokenizer"  # the folder in a store
@@ -44,16 +42,6 @@ def dtype_for(vocab_size: int) -> np.dtype:
 def document_uid(blob_sha: str) -> int:
     """Return a document's 64-bit identity, the key of all random choices about it."""
     return int(blob_sha[:16], 16)
-
-
-def line_table(ids: np.ndarray, ends_line: np.ndarray) -> np.ndarray:
-    """Count, in each block of LINE_BLOCK ids, the ids up to its last line end; 0 = no line end."""
-    num_blocks = -(-len(ids) // LINE_BLOCK)
-    padded = np.zeros(num_blocks * LINE_BLOCK, dtype=bool)
-    padded[: len(ids)] = ends_line[ids]
-    blocks = padded.reshape(num_blocks, LINE_BLOCK)
-    last = LINE_BLOCK - blocks[:, ::-1].argmax(axis=1)
-    return np.where(blocks.any(axis=1), last, 0).astype(np.uint8)
 
 
 def last_line_ends(
@@ -72,68 +60,11 @@ def last_line_ends(
     return ends
 
 
-def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> dict[str, Any]:
-    """Encode corpus rows into the three files of one shard, the index last.
-
-    Args:
-        prefix: path of the shard without its endings, such as store/train/00000.
-
-    Returns: counts of documents, tokens and bytes, and the table of the three files.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    dtype = dtype_for(codec.vocab_size)
-    index: dict[str, list[Any]] = {name: [] for name in DOCUMENT_COLUMNS}
-    with (
-        atomic(shard_file(prefix, "documents.parquet")) as index_path,
-        atomic(shard_file(prefix, "tokens.bin")) as tokens_path,
-        atomic(shard_file(prefix, "lines.bin")) as lines_path,
-    ):
-        with tokens_path.open("wb") as tokens, lines_path.open("wb") as lines:
-            for batch in _batches(rows):
-                for row, ids in zip(
-                    batch, codec.encode([r["content"] for r in batch]), strict=True
-                ):
-                    array = np.asarray(ids, dtype=dtype)
-                    tokens.write(array.tobytes())
-                    lines.write(line_table(array, codec.ends_line).tobytes())
-                    _add_document(index, row, len(ids))
-        table = pyarrow.table(index, schema=_index_schema())
-        pyarrow.parquet.write_table(table, index_path, compression="zstd")
-    return {
-        "documents": len(index["uid"]),
-        "tokens": sum(index["num_tokens"]),
-        "bytes": sum(index["num_bytes"]),
-        "files": hash_files(prefix.parent, [f"{prefix.name}.{ending}" for ending in ENDINGS]),
-    }
-
-
 def shard_file(prefix: Path, ending: str) -> Path:
     return prefix.with_name(f"{prefix.name}.{ending}")
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
-    batch, size = [], 0
-    for row in rows:
-        batch.append(row)
-        size += row["size"]
-        if size >= ENCODE_BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _add_document(index: dict[str, list[Any]], row: dict[str, Any], num_tokens: int) -> None:
-    index["uid"].append(document_uid(row["blob_sha"]))
-    index["num_tokens"].append(num_tokens)
-    index["num_bytes"].append(row["size"])
-    for name in ("source", "repo", "path", "language"):
-        index[name].append(row[name])
-
-
-def _index_schema():
+def index_schema():
     import pyarrow
 
     numbers = {"uid": pyarrow.uint64(), "num_tokens": pyarrow.int64(), "num_bytes": pyarrow.int64()}
@@ -231,7 +162,7 @@ class TokenStore:
 
         columns = ["uid", "num_tokens", "num_bytes", "source", "language"]
         paths = [shard_file(prefix, "documents.parquet") for prefix in self.prefixes]
-        schema = pyarrow.schema([field for field in _index_schema() if field.name in columns])
+        schema = pyarrow.schema([field for field in index_schema() if field.name in columns])
         shards = []
         for path in paths:
             with format_demanded(path, "parquet"):
