@@ -3,35 +3,30 @@
     python export.py runs/x/checkpoint-1000 --output_dir out
     python export.py runs/x/checkpoint-1000 --output_dir out --dtype bfloat16
 
-Needs no GPU, and memory for one output file of 5 GB, or, from ZeRO-1 and ZeRO-2, for the whole
-model. The checkpoint is verified first and never changed. `hugcoder.run.export_weights` does the
-work.
-A finished run needs none of this: its model is in RUN/model.
+Needs no GPU. Needs memory for one output file of 5 GB; from ZeRO-1 and ZeRO-2, for the whole model.
+The checkpoint is verified first and never changed. `hugcoder.run.export_weights` does the work.
+A finished run needs no export: its model is in RUN/model.
 """
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
+from hugcoder.setting import with_help
 
 DESCRIPTION = "Export a checkpoint's weights: python export.py CHECKPOINT --output_dir FOLDER."
 
 
 @dataclass
 class ExportArguments:
-    checkpoint: str = field(
-        default="", metadata={"help": "Folder of a checkpoint of train.py; the first word."}
-    )
-    output_dir: str = field(
-        default="", metadata={"help": "New folder for the weights, config and tokenizer."}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None,
-        metadata={"help": "Precision of the weights; unset keeps that of training (float32)."},
+    checkpoint: str = with_help("", "Folder of a checkpoint of train.py; the first word.")
+    output_dir: str = with_help("", "New folder for the weights, config and tokenizer.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = with_help(
+        None, "Precision of the weights; unset keeps that of training (float32)."
     )
 
     def __post_init__(self) -> None:

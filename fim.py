@@ -6,9 +6,8 @@ a left-to-right model learns to produce the middle from both sides (Bavarian et 
 (bigcode-project/Megatron-LM). Everything is stateless: the random stream of a piece is a function
 of (seed, epoch, document, piece), never of a worker, a rank or an order.
 
-Holds no torch, no tokenizer and no file access; how the known model families spell it is in
-`hugcoder.data.fim_formats`. Training, evaluation, generation and serving all
-use this module.
+Holds no torch, no tokenizer and no file access. `hugcoder.data.fim_formats` holds the sentinels of
+the known model families. Training, evaluation, generation and serving all use this module.
 """
 
 import hashlib
@@ -18,17 +17,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-# texts -> ids of each; special tokens in the text stay plain text
+# Turns texts into their ids; special tokens in a text stay plain text.
 Encode = Callable[[list[str]], list[list[int]]]
 
 
 @dataclass(frozen=True)
 class FimFormat:
-    """How one model family spells fill-in-the-middle.
+    """Says how one model family spells fill-in-the-middle.
 
-    `psm` and `spm` are orders, one letter a part: p, s, m are the sentinels for prefix, suffix and
-    middle; P, S, M the texts. M comes last, so that what stands before it is the prompt. A family
-    without a middle sentinel leaves out m.
+    `psm` and `spm` are orders, one letter for each part: p, s, m are the sentinels for prefix,
+    suffix and middle; P, S, M are the texts. M comes last, so everything before it is the prompt.
+    A family without a middle sentinel leaves out m.
     """
 
     name: str
@@ -46,10 +45,10 @@ class FimFormat:
 
 @dataclass(frozen=True)
 class FimIds:
-    """A FimFormat with the ids of one tokenizer.
+    """Joins a FimFormat with the ids of one tokenizer.
 
-    sentinels: by letter p, s, m; given to a model, never to be learned or written by it. end:
-    closes a middle. stops: whatever ends a text (`end`, and what can only stand behind one).
+    sentinels: the id of each letter p, s, m. A model reads them, and never learns or writes them.
+    end: closes a middle. stops: ids that end a text (`end`, and ids that can only follow one).
     """
 
     format: FimFormat
@@ -60,9 +59,7 @@ class FimIds:
     def arrange(
         self, order: str, prefix: list[int], suffix: list[int], middle: list[int]
     ) -> list[int]:
-        """Ids of `order` ("pPsSmM" and the like) up to and with the middle, without the end
-        token.
-        """
+        """Return the ids of `order` (such as "pPsSmM"), middle included, without the end token."""
         parts = {"P": prefix, "S": suffix, "M": middle}
         ids: list[int] = []
         for letter in order:
@@ -70,12 +67,12 @@ class FimIds:
         return ids
 
     def prompt(self, prefix: list[int], suffix: list[int], mode: str = "psm") -> list[int]:
-        """Ids after which the model writes the middle."""
+        """Return the ids after which the model writes the middle."""
         return self.arrange(getattr(self.format, mode), prefix, suffix, [])
 
 
 class Span(NamedTuple):
-    """The middle of a text: characters start to stop."""
+    """Marks the middle of a text: characters start to stop."""
 
     start: int
     stop: int
@@ -83,12 +80,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class SpanMix:
-    """How often each kind of middle is drawn; the weights need not sum to 1.
+    """Says how often each kind of middle is drawn; the weights need not sum to 1.
 
-    random: two uniform cuts (the paper's). short: 1 to 256 characters, log-uniform, the length
+    random: two uniform cuts, as in the paper. short: 1 to 256 characters, log-uniform, the length
     editors ask for. line: from a cursor in or at the start of a line to the end of that line or of
-    one of the next seven. empty: nothing to insert. Mostly lines and short ones: a random middle is
-    35 % of the unit on average, a length that nobody completes, and its end can be anywhere, which
+    one of the next seven. empty: nothing to insert. Most middles are lines and short ones: a random
+    middle is 35 % of the unit on average, longer than anybody asks for, and can end anywhere, so it
     teaches little about ends (benchmarks/quickstart_cpu.md).
     """
 
@@ -110,7 +107,7 @@ class SpanMix:
 
 @dataclass(frozen=True)
 class FimSettings:
-    """fim_rate: share of pieces that are transformed. spm_rate: share of those in SPM order."""
+    """Sets how many pieces are transformed (fim_rate), and how many of those in SPM order."""
 
     fim_rate: float = 0.5
     spm_rate: float = 0.5
@@ -128,7 +125,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The splitmix64 finalizer (Steele et al. 2014): uint64 -> well mixed uint64."""
+    """Apply the splitmix64 finalizer (Steele et al. 2014): uint64 -> well mixed uint64."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -136,8 +133,9 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def hash_uniform(seed: int, *keys: np.ndarray | int) -> np.ndarray:
-    """Uniform numbers in [0, 1), one for each entry of the broadcast integer `keys`; a pure
-    function of its input.
+    """Return uniform numbers in [0, 1), one for each entry of the broadcast integer `keys`.
+
+    A pure function of its input.
     """
     with np.errstate(over="ignore"):
         state = _mix(np.asarray([seed], dtype=np.int64).astype(np.uint64) + _GOLDEN)
@@ -149,12 +147,12 @@ def hash_uniform(seed: int, *keys: np.ndarray | int) -> np.ndarray:
 def is_transformed(
     fim_rate: float, seed: int, epoch: int, documents, pieces, repeats=0
 ) -> np.ndarray:
-    """Which pieces FIM rearranges: a boolean for each (document uid, piece number, repeat)."""
+    """Tell which pieces FIM rearranges: one boolean for each (document uid, piece, repeat)."""
     return hash_uniform(seed, epoch, documents, pieces, repeats) < fim_rate
 
 
 def keyed_rng(*keys: int | str) -> np.random.Generator:
-    """A random stream that is a function of its keys alone."""
+    """Return a random stream that depends on its keys alone."""
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -162,7 +160,7 @@ def keyed_rng(*keys: int | str) -> np.random.Generator:
 def piece_rng(
     seed: int, epoch: int, document: int, start: int, repeat: int = 0
 ) -> np.random.Generator:
-    """The random stream of the unit that begins at token `start` of a document."""
+    """Return the random stream of the unit that begins at token `start` of a document."""
     return keyed_rng(seed, epoch, document, start, repeat)
 
 
@@ -172,12 +170,12 @@ SHORTEST_DRAWN = 40  # tokens: a few lines on either side of a cursor
 def draw_lengths(
     seed: int, epoch: int, documents, starts, repeats, part: int, longest: int
 ) -> np.ndarray:
-    """How many tokens a unit may take: log-uniform up to `longest`, one number for each (document
-    uid, token where the stretch begins that is cut up, repeat), anew for each part of it.
+    """Draw how many tokens a unit may take, log-uniform up to `longest`.
 
-    Were every unit as long as a row allows, a model would learn that a middle ends where rows end,
-    and not from the text behind it: measured, P(end | true middle) was .02 in units of 64 to 200
-    tokens and .60 in those of 252.
+    One number for each (document uid, start of the stretch that is cut up, repeat), and another for
+    each `part` of the stretch. If every unit were as long as a row allows, a model would learn that
+    a middle ends where the row ends, and not from the text that follows: measured, P(end | true
+    middle) was .02 in units of 64 to 200 tokens and .60 in units of 252.
     """
     shortest = min(SHORTEST_DRAWN, longest // 2)
     uniform = hash_uniform(seed, epoch, documents, starts, repeats, part, longest)
@@ -192,7 +190,7 @@ MAX_SPAN_LINES = 8
 
 
 def draw_span(text: str, rng: np.random.Generator, mix: SpanMix) -> Span:
-    """Draw a middle of `text`; cuts fall between characters, so never inside a UTF-8 code point."""
+    """Draw a middle of `text`, cut between characters and never inside a UTF-8 code point."""
     weights = np.asarray(mix.weights)
     kind = int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(), side="right"))
     return (_random_span, _short_span, _line_span, _empty_span)[min(kind, 3)](text, rng)
@@ -211,7 +209,7 @@ def _short_span(text: str, rng: np.random.Generator) -> Span:
 
 
 def _line_span(text: str, rng: np.random.Generator) -> Span:
-    """From a cursor to the end of a line: its own (60 %) or one of the next seven."""
+    """Draw from a cursor to the end of its own line (60 %) or of one of the next seven."""
     anywhere = int(rng.integers(0, max(len(text), 1)))
     line_start = text.rfind("\n", 0, anywhere) + 1
     num_lines = 1 if rng.random() < 0.6 else int(rng.integers(2, MAX_SPAN_LINES + 1))
@@ -222,7 +220,7 @@ def _line_span(text: str, rng: np.random.Generator) -> Span:
             stop = len(text)
             break
     if stop > line_start and text.startswith("\r\n", stop - 1):
-        stop -= 1  # the line ends in \r\n, which stays whole
+        stop -= 1  # keeps \r\n in one piece
     line = text[line_start:stop]
     indentation = line_start + len(line) - len(line.lstrip())
     start = int(rng.integers(indentation, stop + 1)) if rng.random() < 0.5 else indentation
@@ -243,8 +241,9 @@ REDRAWS = 4
 
 
 class Unit(NamedTuple):
-    """A transformed piece: `[sentinels and texts] middle [end]`; the middle starts at index
-    `middle_start`.
+    """Holds a transformed piece, `[sentinels and texts] middle [end]`.
+
+    The middle starts at index `middle_start`.
     """
 
     ids: list[int]
@@ -252,12 +251,12 @@ class Unit(NamedTuple):
 
 
 def planned_length(num_tokens: np.ndarray | int) -> np.ndarray | int:
-    """Tokens to keep free for the unit of a piece of `num_tokens` tokens."""
+    """Return the tokens to keep free for the unit of a piece of `num_tokens` tokens."""
     return num_tokens + NUM_ADDED_TOKENS + RESERVE_TOKENS
 
 
 def _shorten(text: str, encode: Encode, max_tokens: int, keep_start: bool) -> list[int]:
-    """Ids of the longest start (or end) of `text`, whole characters, found to fit."""
+    """Return the ids of the longest start (or end) of `text` that fits, in whole characters."""
     ids = encode([text])[0]
     while len(ids) > max(max_tokens, 0):
         keep = len(text) - min(len(ids) - max(max_tokens, 0), len(text))
@@ -276,10 +275,10 @@ def make_unit(
 ) -> Unit:
     """Transform one piece into one intact unit of at most `max_tokens` tokens.
 
-    The three texts are encoded apart, as they are at inference. A unit that comes out too long is
-    drawn again; after that a middle that does not fit alone is made shorter (what it loses goes to
-    the suffix), then the suffix loses its tail, then the prefix its head. A middle always reaches
-    to where the suffix begins, and the end token is never cut.
+    The three texts are encoded one by one, as at inference. A unit that is too long is drawn again.
+    If that does not help, a middle that does not fit by itself is shortened and the suffix gets the
+    rest of it; then the suffix loses its tail, then the prefix its head. The middle always ends
+    where the suffix of the text begins, and the end token is never cut.
 
     Raises: ValueError when `max_tokens` leaves no room for a unit without any text.
     """
@@ -300,14 +299,14 @@ def make_unit(
 
 
 def _around(text: str, span: Span) -> list[str]:
-    """Prefix, suffix and middle."""
+    """Split into prefix, suffix and middle."""
     return [text[: span.start], text[span.stop :], text[span.start : span.stop]]
 
 
 def _squeeze(text: str, span: Span, encode: Encode, room: int) -> list[list[int]]:
-    """Ids of prefix, suffix and middle that together fit `room`; see `make_unit`."""
+    """Return ids of prefix, suffix and middle that together fit `room`; see `make_unit`."""
     prefix, suffix, middle = encode(_around(text, span))
-    while len(middle) > room:  # texts without spaces can encode longer when they are cut
+    while len(middle) > room:  # a text without spaces can have more tokens after a cut
         span = Span(span.start, (span.start + span.stop) // 2)
         prefix, suffix, middle = encode(_around(text, span))
     before, after, _ = _around(text, span)

@@ -4,72 +4,57 @@
     python generate.py runs/quickstart/model --infill path/to/file.py:120:8
     python generate.py runs/quickstart/model --infill notes.py     (with <FILL> and </FILL> in it)
 
-Only the new text goes to standard output; one line on standard error says how it went. The file is
-never changed. Holds where the hole is; `hugcoder.generation` makes and runs the prompt.
+Standard output gets only the new text; one line on standard error says how the generation ended.
+The file is never changed. Holds the search for the hole; `hugcoder.generation` does the rest.
 """
 
 import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hugcoder.generation.arguments import LoadedModelArguments
 from hugcoder.ranges import SEED, Range, check_ranges
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal, entry_point
+from hugcoder.setting import with_help
 
 DESCRIPTION = """Complete a text or fill a hole in a file: python generate.py MODEL --prompt TEXT,
 or --infill FILE:LINE:COLUMN. LINE and COLUMN are counted from 1; COLUMN counts characters (a tab is
-one, an accented letter is one), so FILE:1:1 is before the first character of the file, and the
-column behind the last character of a line is the line's length plus 1; FILE:LINE means that one.
-The word behind --prompt is the text, also where it begins with dashes. What is longer than the
-model's context is cut, and a line on standard error says so."""
-DIGITS = 18  # of a line or a column that are read; no file has as many
+one, an accented letter is one). So FILE:1:1 is before the first character of the file, and the
+column after the last character of a line is the line's length plus 1; FILE:LINE means that one.
+The word after --prompt is the text, even if it begins with dashes. A prompt that is longer than
+the model's context is cut, and a line on standard error says so."""
+DIGITS = 18  # of a line or column number that are read; no file is that long
 TEXTS = ("prompt", "start_mark", "end_mark")
 
 
 @dataclass
-class GenerateArguments:
-    model: str = field(
-        default="", metadata={"help": "Run folder, its model/ folder, or hub name; the first word."}
+class GenerateArguments(LoadedModelArguments):
+    prompt: str = with_help("", "Text to continue.")
+    prompt_file: str = with_help("", "File whose text to continue.")
+    infill: str = with_help(
+        "",
+        "Cursor as FILE:LINE:COLUMN or FILE:LINE (the line's end); or FILE with a hole "
+        "between the two marks. Text between the marks is left out.",
     )
-    prompt: str = field(default="", metadata={"help": "Text to continue."})
-    prompt_file: str = field(default="", metadata={"help": "File whose text to continue."})
-    infill: str = field(
-        default="",
-        metadata={
-            "help": "FILE:LINE:COLUMN or FILE:LINE (its end), a cursor; or FILE with a hole "
-            "between the two marks, whose text is thought away."
-        },
+    start_mark: str = with_help("<FILL>", "Where the hole of a file begins.")
+    end_mark: str = with_help("</FILL>", "Where the hole of a file ends.")
+    mode: Literal["psm", "spm"] = with_help(
+        "psm", "Order in an infilling prompt: prefix or suffix first."
     )
-    start_mark: str = field(default="<FILL>", metadata={"help": "Where the hole of a file begins."})
-    end_mark: str = field(default="</FILL>", metadata={"help": "Where the hole of a file ends."})
-    mode: Literal["psm", "spm"] = field(
-        default="psm",
-        metadata={"help": "Order in an infilling prompt: prefix or suffix first."},
+    max_new_tokens: int = with_help(128, "Stop after so many tokens.")
+    temperature: float = with_help(0.0, "0 takes the likeliest token; higher draws more freely.")
+    top_p: float = with_help(
+        1.0, "Draw from the likeliest tokens that together have this probability."
     )
-    max_new_tokens: int = field(default=128, metadata={"help": "Stop after so many tokens."})
-    temperature: float = field(
-        default=0.0, metadata={"help": "0 takes the likeliest token; higher draws more freely."}
-    )
-    top_p: float = field(
-        default=1.0,
-        metadata={"help": "Draw from the likeliest tokens that together have this probability."},
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    device: str | None = field(
-        default=None, metadata={"help": "torch device; unset takes the accelerator if any."}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = field(
-        default=None,
-        metadata={"help": "Precision; unset means float32 on the CPU and bfloat16 elsewhere."},
-    )
+    seed: int = with_help(0, "Seed of the draws.")
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise Refusal("no model is given; the first word must be a model or run folder.")
+        super().__post_init__()
         given = [f"--{n}" for n in ("prompt", "prompt_file", "infill") if getattr(self, n)]
         if len(given) != 1:
             raise Refusal(
@@ -97,7 +82,7 @@ class GenerateArguments:
 
 @dataclass(frozen=True)
 class Hole:
-    """What stands before and after the text to write; newlines are LF, whatever the file has."""
+    """Holds the text before and after a hole, with LF for newlines whatever the file has."""
 
     prefix: str
     suffix: str
@@ -105,9 +90,9 @@ class Hole:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, its newlines untouched. Raises: Refusal when there is none."""
+    """Read a UTF-8 file and keep its newlines. Raises: Refusal when it is missing or not UTF-8."""
     if not path.is_file():
-        raise Refusal(f"{path} is no file; give the path of a text file.")
+        raise Refusal(f"{path} is not a file; give the path of a text file.")
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -125,7 +110,7 @@ def find_hole(infill: str, start_mark: str, end_mark: str) -> Hole:
     path = Path(position[1] if position else infill)
     text = read_text(path)
     is_crlf = "\r\n" in text and text.count("\r\n") == text.count("\n")
-    if is_crlf:  # most code a model has seen has LF; the answer gets the file's own again
+    if is_crlf:  # models have mostly seen LF; the answer is written with the file's own newlines
         text = text.replace("\r\n", "\n")
     if position:
         line, column = (
@@ -139,7 +124,7 @@ def find_hole(infill: str, start_mark: str, end_mark: str) -> Hole:
 
 
 def _offset(text: str, path: Path, line: int, column: int | None) -> int:
-    """Characters before a position counted from 1; without a column, before the line's end."""
+    """Count the characters before a position (line and column from 1; None = the line's end)."""
     lines = text.split("\n")
     if not 1 <= line <= len(lines):
         raise Refusal(f"{path} has lines 1 to {len(lines)}, so line {line} is outside the file.")
@@ -158,13 +143,13 @@ def _around_marks(text: str, path: Path, start_mark: str, end_mark: str) -> tupl
     if not start or not end or start_mark in rest or end_mark in suffix:
         raise Refusal(
             f"{path} must hold {start_mark} and after it {end_mark}, each once, around the hole; "
-            f"or give a cursor as {path}:LINE:COLUMN."
+            f"put them there, or give a cursor as {path}:LINE:COLUMN."
         )
     return prefix, suffix
 
 
 def end_sentence(last: int | None, stops: frozenset[int], special_ids: dict[str, int]) -> str:
-    """How a generation ended, from its last id."""
+    """Say how a generation ended, from its last id."""
     if last not in stops:
         return "stopped at max_new_tokens"
     names = {index: name for name, index in special_ids.items()}
@@ -227,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     seconds = time.perf_counter() - start
     print(
         "\n"
-        * sys.stdout.isatty()  # the answer's last line has no end of its own
+        * sys.stdout.isatty()  # the answer does not end its last line
         + f"{len(new_ids)} tokens in {seconds:.2f} s ({len(new_ids) / seconds:.0f} tokens/s), "
         f"{end_sentence(new_ids[-1], ending.stops, codec.special_ids)}",
         file=sys.stderr,

@@ -4,8 +4,8 @@
     accelerate launch --config_file configs/deepspeed.yaml train.py configs/recipes/pretrain_7b.yaml
     torchrun --nproc_per_node 8 train.py configs/recipes/pretrain_7b.yaml configs/recipes/fsdp.yaml
 
-Recipes come first, flags after, later wins. The same command goes on with a run that was
-interrupted. Holds the order of the steps; each is in the `hugcoder` package.
+Recipes come first, then flags; a later value wins. The same command resumes a run that was
+interrupted. Holds the order of the steps; the `hugcoder` package holds each step.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hugcoder.recipe import parse
 from hugcoder.refusal import entry_point
 
-if TYPE_CHECKING:  # the modules themselves are loaded once the words are known to be right
+if TYPE_CHECKING:  # these modules are loaded after the command line has been checked
     from hugcoder.data.rows import PackedRows
     from hugcoder.run.session import Session
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def pretrain(groups: list, start: "Session") -> None:
-    """Load, build, begin or go on, train and save."""
+    """Load the data, build the model, begin or resume, train and save."""
     from transformers import set_seed
 
     from hugcoder.data import row_statistics
@@ -77,7 +77,7 @@ def pretrain(groups: list, start: "Session") -> None:
     logger.info("model: %s", size)
 
     # Resume or begin
-    start.now("while reading the checkpoint to go on from")
+    start.now("while reading the checkpoint to resume from")
     store = manifest_of(Path(data_args.token_store))
     mixture, config = rows.settings.mixture, model.config.to_dict()
     identity = pretraining_identity(data_args, training_args, mixture, store, config)
@@ -108,7 +108,7 @@ def pretrain(groups: list, start: "Session") -> None:
 
 
 def facts_of_run(rows: "PackedRows", training_args: Any) -> dict[str, Any]:
-    """What run.json says besides arguments, model and identity."""
+    """Collect what run.json says besides arguments, model and identity."""
     from hugcoder import hardware
     from hugcoder.data import row_statistics
 
@@ -128,7 +128,7 @@ def tell_of_run(
     corpora: list[str],
     corpus: str,
 ) -> None:
-    """Say in the log how long the run is, and what is doubtful about it."""
+    """Log how long the run is, and warn when its held-out scores cannot be trusted."""
     from hugcoder.data.training_data import tell_of_passes, training_data
 
     _, data_args, training_args = groups
@@ -154,7 +154,7 @@ def tell_of_run(
 
 
 def start_logging() -> None:
-    """One line a fact on rank 0, warnings from the other ranks."""
+    """Log one line for each fact on rank 0, and only warnings on the other ranks."""
     from transformers.utils import logging as transformers_logging
 
     from hugcoder.engines.launched import launched_rank
@@ -168,7 +168,7 @@ def start_logging() -> None:
     for noisy in ("httpx", "accelerate", "torch", "filelock", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
-    # of settings that differ on resume; `Session.record` names all of them
+    # Drops transformers' list of settings that differ on resume: `Session.record` names them all.
     logging.getLogger("transformers.trainer_utils").addFilter(
         lambda record: "the ones in the `trainer_state.json`" not in record.getMessage()
     )

@@ -55,8 +55,9 @@ def train(args: argparse.Namespace) -> None:
 
     from hugcoder.model.size import measure_model
     from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.pretraining.loading import build_model, load_codec, load_rows
+    from hugcoder.pretraining.loading import build_model, fix_length, load_codec, load_rows
     from hugcoder.pretraining.trainer import PretrainTrainer
+    from hugcoder.run.material import Material
 
     model_args = ModelArguments(config_file=args.config_file)
     data_args = DataArguments(token_store=args.token_store, max_seq_length=128, held_out_rows=0)
@@ -73,9 +74,13 @@ def train(args: argparse.Namespace) -> None:
     )
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training, codec)
+    training.join()
+    fix_length(rows, training)
     set_seed(training.seed)
     model = build_model(model_args, codec, 128, training)
-    trainer = PretrainTrainer(model, training, rows, {}, measure_model(model, 128), {})
+    trainer = PretrainTrainer(
+        model, training, rows, {}, measure_model(model, 128), Material({}, rows.codec.folder)
+    )
     if args.mode == "accelerate":
         trainer.checkpoints.stage = lambda folder: False
     steps, pauses = [], []

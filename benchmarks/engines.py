@@ -181,7 +181,7 @@ def prepare(args: argparse.Namespace):
     from transformers import set_seed
 
     from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.pretraining.loading import build_model, load_codec, load_rows
+    from hugcoder.pretraining.loading import build_model, fix_length, load_codec, load_rows
 
     training = PretrainArguments(
         output_dir=str(Path(args.output) / "run"),
@@ -206,6 +206,8 @@ def prepare(args: argparse.Namespace):
     )
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training, codec)
+    training.join()
+    fix_length(rows, training)
     set_seed(training.seed)
     return build_model(model_args, codec, args.row_length, training), training, rows
 
@@ -267,6 +269,7 @@ def with_trainer(args: argparse.Namespace) -> tuple[float, list[float]]:
 
     from hugcoder.model.size import measure_model
     from hugcoder.pretraining.trainer import PretrainTrainer
+    from hugcoder.run.material import Material
 
     class StepClock(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -276,7 +279,12 @@ def with_trainer(args: argparse.Namespace) -> tuple[float, list[float]]:
     times: list[float] = []
     model, training, rows = prepare(args)
     trainer = PretrainTrainer(
-        model, training, rows, {}, measure_model(model, args.row_length), identity={}
+        model,
+        training,
+        rows,
+        {},
+        measure_model(model, args.row_length),
+        Material({}, rows.codec.folder),
     )
     trainer.add_callback(StepClock())
     trainer.train()

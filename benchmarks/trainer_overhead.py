@@ -28,8 +28,9 @@ from transformers import TrainerCallback, set_seed
 from hugcoder.data.batch import PackedCollator
 from hugcoder.model.size import measure_model
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-from hugcoder.pretraining.loading import build_model, load_codec, load_rows
+from hugcoder.pretraining.loading import build_model, fix_length, load_codec, load_rows
 from hugcoder.pretraining.trainer import PretrainTrainer
+from hugcoder.run.material import Material
 
 WARM_STEPS = 5  # not timed
 
@@ -75,6 +76,8 @@ def prepare(args: argparse.Namespace):
     )
     codec = load_codec(model_args, data_args)
     rows = load_rows(data_args, training, codec)
+    training.join()
+    fix_length(rows, training)
     set_seed(training.seed)
     return build_model(model_args, codec, 256, training), training, rows
 
@@ -129,7 +132,9 @@ def with_trainer(model, training, rows) -> tuple[float, list[float]]:
     """Seconds a step and logged losses (means of ten steps are not comparable: every tenth)."""
     training.logging_steps = 10
     clock = StepClock()
-    trainer = PretrainTrainer(model, training, rows, {}, measure_model(model, 256), {})
+    trainer = PretrainTrainer(
+        model, training, rows, {}, measure_model(model, 256), Material({}, rows.codec.folder)
+    )
     trainer.add_callback(clock)
     losses: list[float] = []
     trainer.add_callback(_EveryTenth(trainer, losses))
@@ -172,7 +177,9 @@ def host_synchronisations(model, training, rows) -> dict[str, float]:
     """Reads a micro-batch in steps without a log line, by package."""
     training.logging_strategy = type(training.logging_strategy)("no")
     training.logging_first_step = False
-    trainer = PretrainTrainer(model, training, rows, {}, measure_model(model, 256), {})
+    trainer = PretrainTrainer(
+        model, training, rows, {}, measure_model(model, 256), Material({}, rows.codec.folder)
+    )
     counter = CountSynchronisations()
     trainer.add_callback(_CountBetween(counter))
     trainer.train()

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data_prep.languages import check_languages
-from data_prep.rows import KNOWN_COLUMNS
 from data_prep.sources import OPTIONS
+from data_prep.table_rows import KNOWN_COLUMNS
 from hugcoder.data.corpus import REPOSITORY
 from hugcoder.ranges import BYTES, COUNT_OR_NONE, SEED, Range, check_ranges
 from hugcoder.refusal import Refusal
+from hugcoder.setting import with_help
 
 HELD_OUT_FRACTION = 0.05
 HELD_OUT_REPOSITORIES = 1
@@ -29,7 +30,7 @@ TYPES = "; ".join(
 
 @dataclass
 class CorpusArguments:
-    """From where to where, and what is kept."""
+    """Where files come from, where the corpus goes, and what is kept."""
 
     sources: list[str] = field(
         metadata={
@@ -55,47 +56,31 @@ class CorpusArguments:
             "choose, so that every language with two repositories is held out and trained on."
         },
     )
-    held_out_by: Literal["repository", "folder", "file"] = field(
-        default=REPOSITORY,
-        metadata={
-            "help": "What is held out as a whole. By folder or file, one repository can be split; "
-            "neighbours then lie on both sides, and scores flatter."
-        },
+    held_out_by: Literal["repository", "folder", "file"] = with_help(
+        REPOSITORY,
+        "What is held out as a whole. By folder or file, one repository can be split; "
+        "neighbours then lie on both sides, and scores flatter.",
     )
-    held_out_fraction: float = field(
-        default=HELD_OUT_FRACTION,
-        metadata={
-            "help": "Share of the repositories (folders, files) that training never sees, 0 to "
-            "below 1."
-        },
+    held_out_fraction: float = with_help(
+        HELD_OUT_FRACTION,
+        "Share of the repositories (folders, files) that training never sees, 0 to below 1.",
     )
-    held_out_repositories: int = field(
-        default=HELD_OUT_REPOSITORIES,
-        metadata={
-            "help": "Least number of repositories (folders, files) that training never sees; 0 "
-            "holds none out, whatever the fraction."
-        },
+    held_out_repositories: int = with_help(
+        HELD_OUT_REPOSITORIES,
+        "Least number of repositories (folders, files) that training never sees; 0 "
+        "holds none out, whatever the fraction.",
     )
-    max_file_bytes: int = field(
-        default=1_000_000,
-        metadata={"help": "Files of more bytes are dropped without being read."},
+    max_file_bytes: int = with_help(
+        1_000_000, "Files of more bytes are dropped without being read."
     )
-    max_bytes: int = field(
-        default=0,
-        metadata={
-            "help": "Bytes of content in the whole corpus; more is thinned out by hash, file by "
-            "file (0 keeps all)."
-        },
+    max_bytes: int = with_help(
+        0,
+        "Bytes of content in the whole corpus; more is thinned out by hash, file by "
+        "file (0 keeps all).",
     )
-    shard_bytes: int = field(
-        default=64_000_000, metadata={"help": "Bytes of content in one parquet file."}
-    )
-    seed: int = field(
-        default=0, metadata={"help": "Chooses the held-out repositories and what max_bytes keeps."}
-    )
-    num_workers: int = field(
-        default=0, metadata={"help": "Processes; 0 takes one per core. Never changes the result."}
-    )
+    shard_bytes: int = with_help(64_000_000, "Bytes of content in one parquet file.")
+    seed: int = with_help(0, "Chooses the held-out repositories and what max_bytes keeps.")
+    num_workers: int = with_help(0, "Processes; 0 takes one per core. Never changes the result.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out_fraction < 1:

@@ -2,21 +2,18 @@
 
 Runs in worker processes. A chunk is done when its .json of counts is there, which is written last;
 its name holds a hash of the listing, the settings and this package's code, so that a run that was
-cut off goes on where it stopped and never uses what another run would not have made.
+cut off goes on where it stopped, and uses no chunk that it would make in another way.
 """
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.counts import Counts
 from data_prep.document import Document, RawFile, Unreadable, is_utf8, reason_unread
-from data_prep.filters import FILTERS
-from data_prep.filters.by_name import by_name
-from data_prep.filters.lfs_pointer import lfs_pointer
+from data_prep.filters import RuleSettings, apply_rules, rules_of
 from data_prep.languages import language_of
 from data_prep.sources import Chunk, read_chunk
 from hugcoder.data.corpus import COLUMNS
@@ -24,24 +21,18 @@ from hugcoder.files import atomic, read_object, write_json
 from hugcoder.refusal import NO_ROOM
 
 ROW_GROUP_BYTES = 8_000_000  # content that waits in memory until it is written
+CHUNK_COLUMNS = (*COLUMNS, "changed_sha")  # of a chunk; shards have no more than COLUMNS
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The settings that decide on a file by itself. Sizes in bytes; no languages means all."""
-
-    languages: tuple[str, ...]
-    max_file_bytes: int
-
-    def fingerprint(self) -> str:
-        """Hash of these settings and of the code that applies them."""
-        digest = hashlib.sha256(repr(self).encode())
-        for file in sorted(Path(__file__).parent.rglob("*.py")):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+def fingerprint_with_code(settings: RuleSettings) -> str:
+    """Hash of the settings and of the code that applies them."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
+def collect_chunk(chunk: Chunk, settings: RuleSettings, target: Path) -> Counts:
     """Filter one chunk into `target` (.parquet) and count it, unless that is done already."""
     done = target.with_suffix(".json")
     if done.is_file() and target.is_file():
@@ -50,7 +41,7 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
     with written_to(target), atomic(target) as temporary:
         writer = _RowWriter(temporary)
         for raw in read_chunk(chunk):
-            outcome = examine(raw, chunk.source, rules)
+            outcome = examine(raw, chunk.source, settings)
             if isinstance(outcome, Document):
                 writer.write(outcome)
             _count(counts, raw, outcome)
@@ -61,7 +52,7 @@ def collect_chunk(chunk: Chunk, rules: Rules, target: Path) -> Counts:
 
 @contextmanager
 def written_to(path: Path) -> Iterator[None]:
-    """Name the file in an error of writing it, such as of a full disk, that does not."""
+    """Name the file in an error of writing it that names none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -70,40 +61,39 @@ def written_to(path: Path) -> Iterator[None]:
         raise
 
 
-def examine(raw: RawFile, source: str, rules: Rules) -> Document | tuple[str, int]:
-    """The document, or the reason why it is dropped and the bytes it had."""
+def examine(raw: RawFile, source: str, settings: RuleSettings) -> Document | tuple[str, int]:
+    """The document as the rules leave it, or the reason why it is dropped and the bytes it had."""
     language = raw.language or language_of(raw.path)
-    if reason := raw.reason or _reason_unread(raw, language, rules):
+    if reason := raw.reason or _reason_unread(raw, language, settings):
         return reason, raw.size
     try:
         data = raw.load()
     except Unreadable as error:
         return error.reason, raw.size
-    except OSError as error:  # it went away since it was listed, or is private
+    except OSError as error:  # it has gone since it was listed, or is private
         return reason_unread(error), raw.size
     document = Document(source, raw.repo, raw.path, language, raw.license, raw.commit, data)
-    if reason := lfs_pointer(document) or by_name(raw.path, language, rules.languages):
-        return reason, document.size
-    for rule in FILTERS:
-        if reason := rule(document):
-            return reason, document.size
-    return document
+    outcome = apply_rules(document, rules_of(settings))
+    return (outcome, document.size) if isinstance(outcome, str) else outcome
 
 
-def _reason_unread(raw: RawFile, language: str, rules: Rules) -> str | None:
+def _reason_unread(raw: RawFile, language: str, settings: RuleSettings) -> str | None:
     if not all(map(is_utf8, (raw.repo, raw.path, raw.license, raw.commit, language))):
         return "name_not_utf8"
     if not language:
         return "unknown_language"
-    if rules.languages and language not in rules.languages:
+    if settings.languages and language not in settings.languages:
         return "other_language"
-    return "too_large" if raw.size > rules.max_file_bytes else None
+    return "too_large" if raw.size > settings.max_file_bytes else None
 
 
 def _count(counts: Counts, raw: RawFile, outcome: Document | tuple[str, int]) -> None:
     if isinstance(outcome, Document):
-        counts.read.add(1, outcome.size)
+        num_read = len(outcome.as_read)
+        counts.read.add(1, num_read)
         counts.kept.add(1, outcome.size)
+        if outcome.original is not None:
+            counts.changed.add(1, num_read - outcome.size)
         return
     reason, size = outcome
     counts.read.add(1, size)
@@ -116,12 +106,13 @@ class _RowWriter:
     def __init__(self, path: Path):
         import pyarrow.parquet
 
-        self._writer = pyarrow.parquet.ParquetWriter(path, schema(), compression="lz4")
+        self._schema = schema(CHUNK_COLUMNS)
+        self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="lz4")
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
 
     def write(self, document: Document) -> None:
-        self._rows.append({column: getattr(document, column) for column in COLUMNS})
+        self._rows.append({column: getattr(document, column) for column in CHUNK_COLUMNS})
         self._num_bytes += document.size
         if self._num_bytes >= ROW_GROUP_BYTES:
             self._flush()
@@ -129,7 +120,7 @@ class _RowWriter:
     def _flush(self) -> None:
         import pyarrow
 
-        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=schema()))
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._num_bytes = [], 0
 
     def close(self) -> None:
@@ -138,10 +129,10 @@ class _RowWriter:
         self._writer.close()
 
 
-def schema():
-    """The columns of a corpus as a pyarrow schema: strings, and `size` in bytes."""
+def schema(columns: tuple[str, ...] = COLUMNS):
+    """The columns of a corpus, or others, as a pyarrow schema: strings, and `size` in bytes."""
     import pyarrow
 
     return pyarrow.schema(
-        [(name, pyarrow.int64() if name == "size" else pyarrow.string()) for name in COLUMNS]
+        [(name, pyarrow.int64() if name == "size" else pyarrow.string()) for name in columns]
     )

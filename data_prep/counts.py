@@ -1,4 +1,4 @@
-"""Counting files and bytes so that what was read equals what was kept plus what was dropped."""
+"""Counting files and bytes so that what was read equals what was kept, dropped and taken out."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -35,11 +35,15 @@ class Drops:
 
 @dataclass
 class Counts:
-    """What was read, kept and dropped for which reason."""
+    """What was read, kept and dropped for which reason.
+
+    changed: files whose text a rule changed, and the bytes it took out (below 0 where it added).
+    """
 
     read: Amount = field(default_factory=Amount)
     kept: Amount = field(default_factory=Amount)
     dropped: dict[str, Drops] = field(default_factory=dict)
+    changed: Amount = field(default_factory=Amount)
 
     def drop(self, reason: str, files: int, num_bytes: int, samples: list[str]) -> None:
         self.dropped.setdefault(reason, Drops()).add(files, num_bytes, samples)
@@ -48,6 +52,7 @@ class Counts:
         """Add what another chunk counted."""
         self.read.add(other.read.files, other.read.bytes)
         self.kept.add(other.kept.files, other.kept.bytes)
+        self.changed.add(other.changed.files, other.changed.bytes)
         for reason, drops in other.dropped.items():
             self.drop(reason, drops.files, drops.bytes, drops.samples)
 
@@ -56,6 +61,7 @@ class Counts:
         for unit in ("files", "bytes"):
             dropped = sum(getattr(drops, unit) for drops in self.dropped.values())
             read, kept = getattr(self.read, unit), getattr(self.kept, unit)
+            kept += self.changed.bytes if unit == "bytes" else 0
             assert read == kept + dropped, f"{unit}: read {read} != kept {kept} + dropped {dropped}"
 
     def largest_reasons(self) -> list[tuple[str, Drops]]:
@@ -70,9 +76,11 @@ class Counts:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """What a manifest says: `changed` only where a rule has changed something."""
+        return {k: v for k, v in asdict(self).items() if k != "changed" or self.changed.files}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Counts":
         dropped = {reason: Drops(**drops) for reason, drops in value["dropped"].items()}
-        return cls(Amount(**value["read"]), Amount(**value["kept"]), dropped)
+        changed = Amount(**value.get("changed", {}))
+        return cls(Amount(**value["read"]), Amount(**value["kept"]), dropped, changed)

@@ -1,7 +1,7 @@
-"""Exact deduplication by git blob name (SHA-1 of the bytes), over training and held-out together.
+"""Exact deduplication by git blob name (SHA-1) of the texts, over training and held-out together.
 
-Holds no near-duplicate search. Of identical files the first in listing order stays, save that a
-training repository's copy stands before a held-out one's (data_prep.split says why).
+Holds no near-duplicate search. Of identical files the first in listing order stays, but a
+training repository's copy goes before a held-out one's (data_prep.split says why).
 """
 
 import numpy as np

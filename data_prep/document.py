@@ -1,19 +1,19 @@
 """One source file on its way through curation.
 
-Holds the file as a source found it (RawFile), the file as filters and shards see it (Document), and
+Holds the file as a source found it (RawFile), the file as rules and shards see it (Document), and
 what makes a file unreadable.
-Bytes are never changed: a byte order mark and CRLF line ends stay.
+Reading changes no byte: a byte order mark and CRLF line ends stay. Only a rule may change a text.
 """
 
 import errno
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hugcoder.refusal import Refusal
 
-# What the system says of one file or folder alone, whatever the disk it lies on
+# Errors that concern one file or folder alone, and not the disk it lies on
 OF_ONE_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 OF_ONE_FILE |= {errno.ENAMETOOLONG}
 
@@ -49,8 +49,8 @@ def is_utf8(name: str) -> bool:
 class RawFile:
     """A file that a source found, not yet read.
 
-    `size` is in bytes; `reason` says why it is out before it is read ("" when it is not);
-    `language` is "" where the path has to tell; `load` gives the bytes.
+    `size` is in bytes; `reason` says why it is dropped before it is read ("" when it is not);
+    `language` is "" where the path tells it; `load` gives the bytes.
     """
 
     repo: str
@@ -71,7 +71,10 @@ class RawFile:
 
 @dataclass
 class Document:
-    """A file with its bytes; `content` may only be asked for when they are valid UTF-8."""
+    """A file with its bytes; `content` may only be asked for when they are valid UTF-8.
+
+    Where a rule has changed the text, `original` has the bytes that were read.
+    """
 
     source: str
     repo: str
@@ -80,10 +83,15 @@ class Document:
     license: str
     commit: str
     data: bytes
+    original: bytes | None = None
 
     @property
     def size(self) -> int:
         return len(self.data)
+
+    @property
+    def as_read(self) -> bytes:
+        return self.data if self.original is None else self.original
 
     @cached_property
     def content(self) -> str:
@@ -95,7 +103,22 @@ class Document:
         lines = self.content.split("\n")
         return lines[:-1] if not lines[-1] else lines
 
+    def with_content(self, content: str) -> "Document":
+        """This file with another text; it keeps the blob name of the bytes that were read."""
+        data = content.encode()
+        return self if data == self.data else replace(self, data=data, original=self.as_read)
+
     @property
     def blob_sha(self) -> str:
-        """The name git gives these bytes, 40 hex digits."""
-        return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
+        """The name git gives the bytes that were read."""
+        return blob_name(self.as_read)
+
+    @property
+    def changed_sha(self) -> str | None:
+        """The name git would give the changed text; None where no rule has changed it."""
+        return None if self.original is None else blob_name(self.data)
+
+
+def blob_name(data: bytes) -> str:
+    """The name git gives these bytes, 40 hex digits."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -1,7 +1,7 @@
-"""The git program, run so that nothing a repository's configuration names is run, nothing is
-fetched for it, and nobody has to own it.
+"""Runs the git program so that it runs no command that a repository's configuration names, fetches
+nothing, and does not mind who owns the repository.
 
-Holds no knowledge of what is asked of it (data_prep.git_trees).
+What git is asked for is in data_prep.git_trees.
 """
 
 import errno
@@ -21,7 +21,7 @@ READ_BYTES = 1 << 20
 MISSING = "missing_object"
 NOT_RUN = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP}
 # A partial clone fetches what it lacks when it is asked for it, by a command that its config may
-# name. Two locks, for a git before 2.39.4 knows only the second.
+# name. Two locks, because git before 2.39.4 knows only the second.
 ENVIRONMENT = {
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_ALLOW_PROTOCOL": "none",  # no transport has this name
@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "GIT_NO_REPLACE_OBJECTS": "1",  # else a blob is not the one that its name and commit promise
     "LC_ALL": "C",
 }
-# Commands that a config may name beside a remote's, none of which reading needs
+# Commands that a config may name besides those of a remote; reading needs none of them
 COMMANDS_OF_A_CONFIG = {
     "core.fsmonitor": "false",
     "core.hooksPath": os.devnull,
@@ -46,7 +46,7 @@ COMMANDS_OF_A_CONFIG = {
 
 
 def _command(git_dir: Path | str, *words: str) -> list[str]:
-    # named by its folder, so that git never takes a repository further up for a broken one
+    # with its folder named, git never takes a repository further up instead of a broken one
     settings = COMMANDS_OF_A_CONFIG | {"safe.directory": str(git_dir)}
     pairs = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     return ["git", "--no-pager", f"--git-dir={git_dir}", *pairs, *words]
@@ -56,7 +56,7 @@ def start(
     git_dir: Path | str, *words: str, stdin: int | None = None, errors: IO | None = None
 ) -> subprocess.Popen[bytes]:
     """Args: errors: where git's complaints go; a pipe that nobody reads would stop it."""
-    # without ours, which in a hook of git name another repository and its objects
+    # without our own variables: in a hook of git they name another repository and its objects
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         return subprocess.Popen(
@@ -89,7 +89,7 @@ def records(git_dir: Path, *words: str) -> Iterator[bytes]:
             while block := process.stdout.read(READ_BYTES):
                 *whole, rest = (rest + block).split(b"\0")
                 yield from whole
-        finally:  # perhaps before git has told all
+        finally:  # perhaps before git has written all
             process.stdout.close()
             process.wait()
         if process.returncode:
@@ -100,7 +100,7 @@ def records(git_dir: Path, *words: str) -> Iterator[bytes]:
 
 
 def _temporary_file() -> IO[bytes]:
-    """Raises: Refusal where no folder takes one."""
+    """An open one. Raises: Refusal when no folder can hold it."""
     try:
         return tempfile.TemporaryFile()
     except FileNotFoundError as error:  # Python names no file then
@@ -125,7 +125,7 @@ def _unreadable(returncode: int, errors: bytes, git_dir: Path | str) -> Unreadab
             f"sources: reading {git_dir} failed ({os.strerror(errno.EIO)}); see that its disk is "
             "there, then run the same command to go on."
         )
-    if "promisor remote" in said or "not allowed" in said:  # a transport, by our environment
+    if "promisor remote" in said or "not allowed" in said:  # a transport is, in our environment
         said = "it is a partial clone and lacks folders of its HEAD; clone it without --filter"
         return Unreadable("unreadable_repository", said)
     if "Needed a single revision" in said:
@@ -134,7 +134,7 @@ def _unreadable(returncode: int, errors: bytes, git_dir: Path | str) -> Unreadab
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """Let git end, whatever it has still to say; returns its exit status."""
+    """Wait until git ends, without the rest of its answers; returns its exit status."""
     with suppress(BrokenPipeError):
         process.stdin.close()
     process.stdout.close()
@@ -142,7 +142,7 @@ def end(process: subprocess.Popen[bytes]) -> int:
 
 
 class Contents:
-    """Objects of one repository, from a git process that a damaged one may end."""
+    """Objects of one repository, from a git process that is started again when one has ended it."""
 
     def __init__(self, git_dir: str):
         self._git_dir = git_dir

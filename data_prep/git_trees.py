@@ -46,8 +46,8 @@ class Blob:
 def list_trees(path: str, output_dir: Path | None = None) -> Iterator[list[list]]:
     """Chunks of the repository `path`, or of all that lie below it, in order of their paths.
 
-    Args: output_dir: a folder that is passed over, uncounted, though files in it are committed.
-    Raises: Refusal when there is none, or nothing of any can be read.
+    Args: output_dir: a folder that is passed over, uncounted, even if files in it are committed.
+    Raises: Refusal when there is no repository, or nothing can be read from any.
     """
     root = existing_folder(path, output_dir)
     folders = layout.repositories_below(root, bare=True)
@@ -58,22 +58,22 @@ def list_trees(path: str, output_dir: Path | None = None) -> Iterator[list[list]
         )
     names = [layout.name_of(folder, root) for folder in folders]
     layout.log_found(root, names)
-    own = [output_dir and layout.place_in(output_dir, folder) for folder in folders]
-    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names, own))
+    outputs = [output_dir and layout.place_in(output_dir, folder) for folder in folders]
+    blobs = itertools.chain.from_iterable(map(_list_repository, folders, names, outputs))
     way_out = "commit something, clone without --filter, or use type=folder"
     usable = demand_usable(blobs, path, way_out)
     return in_chunks(([*vars(blob).values()], blob.size) for blob in usable)
 
 
-def _list_repository(folder: Path, repo: str, own: Path | None) -> Iterator[Blob]:
-    """The files of one repository but those below `own`; when git cannot read it, that is said and
-    counted.
+def _list_repository(folder: Path, repo: str, output: Path | None) -> Iterator[Blob]:
+    """The files of one repository without those below `output`; where git cannot read it, one
+    that says why, and a line of the log.
     """
     git_dir = layout.git_dir_of(folder) or folder
     try:
         _demand_no_pipe(git_dir)
         for blob in _list_blobs(git_dir, repo):
-            if own is None or not Path(blob.path).is_relative_to(own):
+            if output is None or not Path(blob.path).is_relative_to(output):
                 yield blob
     except Unreadable as error:
         logger.warning("%s is passed over as %s: %s", folder, error.reason, error)
@@ -81,7 +81,7 @@ def _list_repository(folder: Path, repo: str, own: Path | None) -> Iterator[Blob
 
 
 def _demand_no_pipe(git_dir: Path) -> None:
-    """Raises: Unreadable where git would open a pipe and wait for ever, or a device."""
+    """Raises: Unreadable where git would open a device, or a pipe and wait for ever."""
     named = git_dir
     if git_dir.is_file():  # of a linked work tree or a submodule: "gitdir: <folder>"
         with suppress(OSError), git_dir.open("rb") as stream:
@@ -119,7 +119,7 @@ def _list_blobs(git_dir: Path, repo: str) -> Iterator[Blob]:
 
 
 def _left_out_folder(path: str, marked: set[str]) -> str:
-    """The outermost folder of a path that holds others' work, with a slash; else nothing."""
+    """The outermost folder of a path that holds others' work, with a slash; "" for none."""
     parts = path.split("/")
     for position, name in enumerate(parts[:-1]):
         folder = "/".join(parts[: position + 1])
@@ -129,7 +129,7 @@ def _left_out_folder(path: str, marked: set[str]) -> str:
 
 
 def _marked(git_dir: Path, commit: str) -> set[str]:
-    """The folders below the top of a tree that others' work is told by, from what they hold."""
+    """The folders below the top of a tree whose contents mark them as others' work."""
     telling, children = layout.MARKS | layout.BARE, defaultdict(set)
     for name in records(git_dir, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit):
         parts = os.fsdecode(name).split("/")
@@ -140,7 +140,7 @@ def _marked(git_dir: Path, commit: str) -> set[str]:
 
 
 def _lacking(git_dir: Path, commit: str) -> set[str]:
-    """The objects of a commit that a partial clone lacks: git ends when it is asked for one."""
+    """The objects of a commit that a partial clone lacks; git would end when asked for one."""
     try:
         _ = list(records(git_dir, "config", "--get-regexp", PARTIAL))
     except Unreadable:  # no such setting
@@ -191,7 +191,7 @@ def _license(git_dir: Path, commit: str) -> str:
 
 
 def read(items: list[list]) -> Iterator[RawFile]:
-    """The files of a chunk; one git process a repository gives the bytes of those asked for."""
+    """The files of a chunk; one git process for each repository gives their bytes when asked."""
     for git_dir, group in itertools.groupby(items, key=lambda item: item[0]):
         contents = Contents(git_dir)
         for item in group:

@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face hub, streamed with `datasets`; nothing is stored but what is kept.
 
-A chunk is one of the dataset's shards. A dataset that may change should be given with a revision:
-only then does a run that is taken up again surely go on with the same rows.
+A chunk is one of the dataset's shards. Give a revision of a dataset that may change: only then is
+it sure that a run that was cut off goes on with the same rows.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from data_prep.document import RawFile
-from data_prep.rows import RowReader, as_items, row_reader
+from data_prep.table_rows import RowReader, as_items, row_reader
 from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal
 
 WAY_OUT = (
@@ -82,7 +82,7 @@ def _load(options: dict[str, Any]) -> Any:
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
     """Turn whatever `datasets` and the libraries below it raise into one sentence: they read files
-    of any format, over any network, and promise no exceptions.
+    of any format, over any network, and do not say what they raise.
     """
     try:
         yield

@@ -81,7 +81,7 @@ def _installed() -> dict[str, importlib.metadata.Distribution]:
             name = None
         if name:
             found.setdefault(_normal(name), distribution)
-        else:  # what an installer leaves behind that was cut off
+        else:  # left behind by an installer that was cut off
             folder = distribution.locate_file("")
             logger.warning("%s: a distribution without a name is passed over", folder)
     return found

@@ -57,7 +57,7 @@ def repositories_below(root: Path, bare: bool = False) -> list[Path]:
 
 
 def folders_at(root: Path, depth: int) -> list[Path]:
-    """The folders `depth` levels below `root`, in order; hidden ones and what is left out are none.
+    """The folders `depth` levels below `root`, in order, without those hidden or left out.
 
     Raises: Refusal when there is none.
     """
@@ -75,14 +75,14 @@ def folders_at(root: Path, depth: int) -> list[Path]:
 
 
 def place_in(folder: Path, root: Path) -> Path | None:
-    """Where `folder` lies below `root`, "." where they are one, links resolved; None elsewhere."""
+    """Where `folder` lies below `root`, "." where they are one, links resolved; else None."""
     inner, outer = (Path(os.path.realpath(place)) for place in (folder, root))
     return inner.relative_to(outer) if inner.is_relative_to(outer) else None
 
 
 def is_pipe(file: Path) -> bool:
-    """Whether opening this may wait for ever, or do something: a pipe or a device. A socket, as
-    git's monitor of files has one, cannot be opened.
+    """Whether opening this may wait for ever, or do something: a pipe or a device. A socket,
+    such as that of git's monitor of files, cannot be opened.
     """
     try:
         status = os.stat(file)
@@ -95,7 +95,7 @@ def is_pipe(file: Path) -> bool:
 
 
 def own_name(folder: str | Path) -> str:
-    """The last part of a path; of a .git, that of the repository which it is of."""
+    """The last part of a path; for a .git, that of the repository it belongs to."""
     path = Path(os.path.abspath(folder))
     return (path.parent if path.name == ".git" else path).name or str(path)
 

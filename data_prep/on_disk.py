@@ -63,9 +63,9 @@ def in_chunks(entries: Iterable[tuple[Item, int]]) -> Iterator[list[Item]]:
 
 
 def demand_usable(entries: Iterable[Found], place: str, way_out: str) -> Iterator[Found]:
-    """The entries of a source (each with repo, path and reason), as long as one of them is no drop.
+    """The entries of a source (each with repo, path and reason).
 
-    Raises: Refusal after the last of them when there is none.
+    Raises: Refusal after the last of them when every one has a reason to be dropped.
     """
     counts, is_usable = Counts(), False
     for entry in entries:
@@ -82,8 +82,8 @@ def demand_usable(entries: Iterable[Found], place: str, way_out: str) -> Iterato
 def list_folder(
     path: str, repo: str = "", depth: int = 0, output_dir: Path | None = None
 ) -> Iterator[list[list]]:
-    """Chunks of a folder: its repositories in order, and before them what lies in none of them,
-    which is one repository of its own.
+    """Chunks of a folder: first what lies in none of its repositories, as one repository of its
+    own, then the repositories in order.
 
     Args: repo: the name of all, as one repository; depth: see data_prep.layout, 0 looks for .git;
     output_dir: a folder that is passed over, uncounted.
@@ -139,7 +139,7 @@ def license_of(folder: Path) -> str:
 
 
 def _head_of(file: Path) -> str:
-    """The first characters of a licence file; none of what is no file, or may not be read."""
+    """The first characters of a licence file; "" when it is no file or may not be read."""
     try:
         if not stat.S_ISREG(os.lstat(file).st_mode):
             return ""
@@ -191,7 +191,7 @@ def walk(
 def _is_folder(child: os.DirEntry) -> bool:
     try:
         return child.is_dir(follow_symlinks=False)
-    except OSError:  # where the disk has to be asked and does not tell; it is counted as a file
+    except OSError:  # the disk had to be asked and did not tell; it is counted as a file
         return False
 
 
@@ -202,7 +202,7 @@ def _folder_entry(
 
 
 def entry_of(file: str, path: str, repo: str, license: str, commit: str) -> Entry:
-    """What the folder says of one file, with the reason why it is out, if it is."""
+    """What the folder says of one file, with the reason for dropping it, if there is one."""
     path = path.replace(os.sep, "/")
     try:
         status = os.lstat(file)
@@ -214,7 +214,7 @@ def entry_of(file: str, path: str, repo: str, license: str, commit: str) -> Entr
     elif not stat.S_ISREG(status.st_mode):
         reason = "not_a_regular_file"
     elif licenses.is_license_file(os.path.basename(file)) and not os.access(file, os.R_OK):
-        reason = "unreadable"  # others are asked when they are read; this one was, for its licence
+        reason = "unreadable"  # others are tried when they are read; this one was, for its licence
     size = 0 if reason else status.st_size
     return Entry(repo, path, file, size, status.st_mtime_ns, license, commit, reason)
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.arguments import CorpusArguments
-from data_prep.collect import Rules, collect_chunk
+from data_prep.collect import collect_chunk, fingerprint_with_code
 from data_prep.counts import NUM_SAMPLES, Counts
 from data_prep.dedup import group_contents, owns_content, winners
+from data_prep.filters import RuleSettings
 from data_prep.report import account, table_text, warnings_of
 from data_prep.shards import plan_shards, write_shard
 from data_prep.sources import Chunk, Source, list_chunks, parse_sources
@@ -42,7 +43,7 @@ from hugcoder.refusal import Refusal
 logger = logging.getLogger(__name__)
 
 WORK = ".work"
-YOUNGER_SETTINGS = {"held_out": [], "held_out_by": REPOSITORY}  # than the first corpora
+ADDED_SETTINGS = {"held_out": [], "held_out_by": REPOSITORY}  # which the first recipes lack
 NOT_IN_RECIPE = ("output_dir", "num_workers")  # they do not change what the corpus holds
 
 
@@ -105,7 +106,7 @@ def _same_corpus(
         )
     check_files(output_dir)
     with keys_demanded(output_dir):
-        there = YOUNGER_SETTINGS | complete["recipe"]
+        there = ADDED_SETTINGS | complete["recipe"]
         table_text(complete)
     if there == recipe:
         logger.info("%s is complete and of the same recipe; nothing to do", output_dir)
@@ -136,16 +137,16 @@ def collect(
     """Filter every file of the sources into chunk files; returns the counts and the chunk files."""
     from tqdm import tqdm
 
-    rules = Rules(tuple(sorted(arguments.languages)), arguments.max_file_bytes)
-    settings = rules.fingerprint()
+    settings = RuleSettings(tuple(sorted(arguments.languages)), arguments.max_file_bytes)
+    fingerprint = fingerprint_with_code(settings)
     counts = Counts()
     targets: list[Path] = []
 
-    def tasks() -> Iterator[tuple[Chunk, Rules, Path]]:
+    def tasks() -> Iterator[tuple[Chunk, RuleSettings, Path]]:
         for source in sources:
             for chunk in list_chunks(source, work.parent):
-                targets.append(work / f"{len(targets):06d}-{chunk.key(settings)}.parquet")
-                yield chunk, rules, targets[-1]
+                targets.append(work / f"{len(targets):06d}-{chunk.key(fingerprint)}.parquet")
+                yield chunk, settings, targets[-1]
 
     with tqdm(desc="reading", unit=" files", unit_scale=True, disable=None) as bar:
         for part in run_tasks(collect_chunk, tasks(), arguments.worker_count):
@@ -161,7 +162,7 @@ def choose(
 
     Returns: [N] whether each file is held out; [N] whether it stays.
     """
-    content = group_contents(table.blob)
+    content = group_contents(table.content)
     meant = named_held_out(arguments.held_out, table.names["unit"], arguments.held_out_by)
     chosen = set().union(*meant.values()) if meant else _chosen(table, content, arguments)
     is_held_out = np.isin(table.unit, np.array(sorted(chosen), dtype=np.int32))
@@ -241,7 +242,7 @@ def write_shards(
 
     output_dir = Path(arguments.output_dir)
     members = {TRAIN: stays & ~is_held_out, HELD_OUT: stays & is_held_out}
-    for split in SPLITS:  # shards of an earlier run that was cut off may be more than ours
+    for split in SPLITS:  # an earlier run that was cut off may have left more shards than ours
         shutil.rmtree(output_dir / split, ignore_errors=True)
         (output_dir / split).mkdir(parents=True)
     plans = [

@@ -46,7 +46,7 @@ def account(
 def warnings_of(
     table: FileTable, is_held_out: np.ndarray, stays: np.ndarray, arguments: CorpusArguments
 ) -> list[str]:
-    """Sentences about a corpus that may not be what its maker thinks: unscored and unbalanced."""
+    """Sentences that warn of languages without a score, and of those that outweigh the others."""
     sizes = _per_name(table, stays, "language")
     total = sum(amount["bytes"] for amount in sizes.values())
     shares = {name: amount["bytes"] / max(total, 1) for name, amount in sizes.items()}
@@ -60,7 +60,7 @@ def _unscored(
     arguments: CorpusArguments,
     shares: dict[str, float],
 ) -> list[str]:
-    """Languages of a share that is worth a word, and that lie on one side only."""
+    """Sentences about languages that lie on one side only, rare ones left out."""
     held_out, train = (_names(table, stays & on, "language") for on in (is_held_out, ~is_held_out))
     if not held_out:
         return ["nothing is held out: train with --held_out_rows 0, and expect no scores of it"]
@@ -88,7 +88,7 @@ def _why(table: FileTable, language: str, arguments: CorpusArguments) -> str:
 
 
 def _unbalanced(shares: dict[str, float]) -> list[str]:
-    """Languages that take more of a corpus than one would guess."""
+    """Sentences about languages that take more of a corpus than one would guess."""
     said = []
     name, share = next(iter(shares.items()), ("", 0.0))  # the largest stands first
     others = [one for one in shares.values() if one >= MIN_LANGUAGE_SHARE]

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.collect import ROW_GROUP_BYTES, schema, written_to
 from data_prep.table_of_files import FileTable
+from hugcoder.data.corpus import COLUMNS
 from hugcoder.file_table import hash_files
 from hugcoder.files import atomic, format_demanded
 
@@ -30,7 +31,7 @@ class ShardPlan:
 def plan_shards(
     table: FileTable, members: np.ndarray, split: str, shard_bytes: int
 ) -> Iterator[ShardPlan]:
-    """Cut the files `members` ([M] positions in listing order) into shards of about that size."""
+    """Cut the files `members` ([M] positions in listing order) into shards of some shard_bytes."""
     ends = np.cumsum(table.size[members])
     shard_of_file = (ends - 1).clip(min=0) // shard_bytes
     for index, start in enumerate(np.flatnonzero(np.diff(shard_of_file, prepend=-1))):
@@ -69,8 +70,7 @@ def write_shard(plan: ShardPlan, chunks: list[Path], output_dir: Path) -> dict[s
 
 
 def _rows_of(chunk: Path, rows: np.ndarray) -> Iterator[Any]:
-    """The given rows (ascending) of a chunk as pyarrow tables, one row group in memory at a
-    time."""
+    """The given rows (ascending) of a chunk as pyarrow tables, a row group in memory at a time."""
     import pyarrow.parquet
 
     with format_demanded(chunk, "parquet"), pyarrow.parquet.ParquetFile(chunk) as file:
@@ -79,5 +79,5 @@ def _rows_of(chunk: Path, rows: np.ndarray) -> Iterator[Any]:
             stop = start + file.metadata.row_group(group).num_rows
             wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
             if len(wanted):
-                yield file.read_row_group(group).take(wanted - start)
+                yield file.read_row_group(group, columns=[*COLUMNS]).take(wanted - start)
             start = stop

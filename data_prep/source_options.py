@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.document import is_utf8
 from data_prep.layout import MAX_DEPTH
-from data_prep.rows import KNOWN_COLUMNS
+from data_prep.table_rows import KNOWN_COLUMNS
 from hugcoder.refusal import Refusal
 
 MAX_ROWS, MAX_DIGITS = 10**15, 4_000  # Python reads no number of 4,300 digits
@@ -19,7 +19,7 @@ FLAGS = ("stdlib", "stdlib_tests")
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value of an option: text, or what its name asks for. Raises: Refusal for another."""
+    """The value of an option: text, or what its name asks for. Raises: Refusal for a wrong one."""
     if name in NUMBERS:
         return _number(name, value)
     if name in FLAGS:
@@ -54,7 +54,7 @@ def _number(name: str, value: Any) -> int:
 
 
 def _whole_number(value: Any) -> int | None:
-    """What text or JSON says, None where that is no number from 0 on, or has too many digits."""
+    """The number that JSON or text gives; None for no number or too many digits."""
     if isinstance(value, int):
         return None if isinstance(value, bool) else value
     is_number = isinstance(value, str) and value.isascii() and value.isdigit()
@@ -73,7 +73,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _columns(value: Any) -> dict[str, str]:
-    """Our names of columns and the table's."""
+    """Our names of columns, each with the table's name."""
     if not isinstance(value, dict):
         raise Refusal(
             f"sources: columns is {value!r}, {_kind(value)}; give an object of roles and columns "

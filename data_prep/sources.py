@@ -19,7 +19,7 @@ from data_prep.document import RawFile
 from data_prep.source_options import checked
 from hugcoder.refusal import Refusal
 
-OPTIONS: dict[str, tuple[str, ...]] = {  # of each type; the first one must be given, "" for none
+OPTIONS: dict[str, tuple[str, ...]] = {  # of each type; the first must be given, "" for none
     "folder": ("path", "repo", "depth"),
     "git": ("path",),
     "python": ("", "distributions", "stdlib", "stdlib_tests"),
@@ -46,9 +46,9 @@ class Chunk:
     type: str
     items: Any
 
-    def key(self, settings: str) -> str:
-        """32 hex digits that change with the listing and with `settings`."""
-        text = json.dumps([asdict(self), settings], sort_keys=True)
+    def key(self, fingerprint: str) -> str:
+        """32 hex digits that change with the listing and with the fingerprint of the settings."""
+        text = json.dumps([asdict(self), fingerprint], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -84,11 +84,11 @@ def _parse_source(word: str) -> Source:
             "looks for several; give one of them."
         )
     place = options.get(needed, kind)
-    name = options.pop("name", None) or (place if kind == "hub" else _base(place))
+    name = options.pop("name", None) or (place if kind == "hub" else _name_of_place(place))
     return Source(name, kind, options)
 
 
-def _base(place: str) -> str:
+def _name_of_place(place: str) -> str:
     if place in OPTIONS:
         return place
     return layout.own_name(os.path.expanduser(place))
@@ -132,7 +132,7 @@ def _without_doubles(word: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def list_chunks(source: Source, output_dir: Path | None = None) -> Iterator[Chunk]:
     """The chunks of one source, in order.
 
-    Args: output_dir: a folder of which nothing is taken, even when it lies in the source.
+    Args: output_dir: a folder that is never read, even when it lies in the source.
     Raises: Refusal when the source is not there, or is a part of output_dir.
     """
     for items in _list_items(source.type, source.options, output_dir):

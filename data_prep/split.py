@@ -1,10 +1,10 @@
 """What training never sees.
 
 Whole repositories are held out (or folders, or files: `held_out_by`), named by the user or chosen
-by hash(seed, name), so that adding one moves few others. What is chosen has every language that two
-of them share, as far as training keeps that language too; a corpus of one language is in hash order
-alone. A content that any training repository holds belongs to training: the held-out copy is
-dropped. That way no content lies on both sides, training loses nothing, and what is left in
+by hash(seed, name), so that adding one moves few others. The choice has every language that two of
+them share, as long as training keeps that language too; in a corpus of one language, the hash
+decides alone. A content that any training repository holds belongs to training: the held-out copy
+is dropped. That way no content lies on both sides, training loses nothing, and what is left in
 held-out is code that no training repository has. A repository that has nothing of its own (a fork,
 a vendored copy) is never chosen, since nothing of it would be left.
 """
@@ -20,9 +20,9 @@ from hugcoder.data.corpus import FILE, FOLDER, REPOSITORY, plural_of
 from hugcoder.refusal import Refusal
 
 MIN_LANGUAGE_SHARE = 0.01  # of the bytes; no repository is held out for the sake of a rarer one
-MAX_ORDERS = 20  # in which candidates are tried where one order does not bring every language
+MAX_ORDERS = 20  # in which candidates are tried until one brings every language
 NAMES_SHOWN = 20
-FINER = {  # how to hold out of less than there is, as a part of a refusal
+FINER = {  # how to hold out less than a whole one, as a part of a refusal
     REPOSITORY: "give --held_out_by folder (or file) to hold out parts of a repository, ",
     FOLDER: "give --held_out_by file to hold out single files, ",
     FILE: "",
@@ -30,7 +30,7 @@ FINER = {  # how to hold out of less than there is, as a part of a refusal
 
 
 def num_held_out(num_units: int, fraction: float, at_least: int, by: str = REPOSITORY) -> int:
-    """How many repositories are held out: the larger of both, but none where `at_least` is 0.
+    """How many are held out: a fraction or `at_least`, whichever is more; none where that is 0.
 
     Raises: Refusal when none would be left to train on.
     """
@@ -73,7 +73,7 @@ def choose_held_out(
     candidates.sort(key=lambda position: keyed_hash(seed, names[position].encode()))
     if not wanted or has is None or has.shape[1] < 2:
         return set(candidates[:wanted])
-    owns = owns & (has.sum(axis=0) > 1)  # of a language that only one has, nothing can be both
+    owns = owns & (has.sum(axis=0) > 1)  # what only one has cannot be held out and trained on
     orders = (candidates[n:] + candidates[:n] for n in range(min(len(candidates), MAX_ORDERS)))
     chosen: set[int] = set()
     for order in orders:  # the first that brings most languages; nearly always the very first
@@ -97,7 +97,7 @@ def choose_held_out(
 def _of_every_language(
     candidates: list[int], wanted: int, has: np.ndarray, owns: np.ndarray
 ) -> set[int]:
-    """The first candidates that bring a language not held out yet and leave training every one."""
+    """The first candidates that bring a new language and leave every language to training too."""
     open_languages = owns.any(axis=0)
     left = has.sum(axis=0)
     chosen: list[int] = []
@@ -117,7 +117,7 @@ def _of_every_language(
 
 
 def named_held_out(given: list[str], names: Sequence[str], by: str) -> dict[str, set[int]]:
-    """Positions that each given name means: itself, and of folders and files all that lie below.
+    """Positions that each given name means: itself and, by folder or file, all that lie below it.
 
     Raises: Refusal for a name that the corpus does not hold, or when nothing is left to train on.
     """

@@ -1,6 +1,6 @@
-"""What the second pass knows of each collected file: 60 bytes of columns, never the content.
+"""What the second pass knows of each collected file: 68 bytes of columns, never the content.
 
-Held in memory for the whole corpus: 100 GB of code are some 12 million files and 700 MB. Where
+Held in memory for the whole corpus: 100 GB of code are some 12 million files and 820 MB. Where
 folders or files are held out, their names are held too.
 """
 
@@ -20,11 +20,13 @@ UNIT = "unit"
 class FileTable:
     """Columns of N files in listing order.
 
-    blob: [N] 20 raw bytes; size: [N] bytes; chunk, row: [N] where the content lies; repo, language
-    license and unit (what is held out as a whole): [N] positions in names[column].
+    blob: [N] 20 raw bytes, git's name of what was read; content: [N] the same of the text that is
+    kept, which a rule may have changed; size: [N] bytes of it; chunk, row: [N] where it lies; repo,
+    language, license and unit (what is held out as a whole): [N] positions in names[column].
     """
 
     blob: np.ndarray
+    content: np.ndarray
     size: np.ndarray
     chunk: np.ndarray
     row: np.ndarray
@@ -40,18 +42,21 @@ class FileTable:
 
 def load_table(chunks: list[Path], held_out_by: str = REPOSITORY) -> FileTable:
     """Read the columns of every chunk, in order."""
+    import pyarrow.compute
     import pyarrow.parquet
 
     is_fine = held_out_by != REPOSITORY
     texts = (*TEXT_COLUMNS, UNIT) if is_fine else TEXT_COLUMNS
-    read = ["blob_sha", "size", *TEXT_COLUMNS, *["path"] * is_fine]
+    read = ["blob_sha", "changed_sha", "size", *TEXT_COLUMNS, *["path"] * is_fine]
     positions: dict[str, dict[str, int]] = {column: {} for column in texts}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*texts, "blob", "size")}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*texts, "blob", "content", "size")}
     for path in chunks:
         with format_demanded(path, "parquet"):
             table = pyarrow.parquet.read_table(path, columns=read)
-        blobs = bytes.fromhex("".join(table["blob_sha"].to_pylist()))
-        parts["blob"].append(np.frombuffer(blobs, dtype="V20"))
+        kept = pyarrow.compute.coalesce(table["changed_sha"], table["blob_sha"])
+        for name, column in (("blob", table["blob_sha"]), ("content", kept)):
+            raw = bytes.fromhex("".join(column.to_pylist()))
+            parts[name].append(np.frombuffer(raw, dtype="V20"))
         parts["size"].append(table["size"].to_numpy())
         values = {column: table[column].to_pylist() for column in TEXT_COLUMNS}
         if is_fine:
@@ -64,6 +69,7 @@ def load_table(chunks: list[Path], held_out_by: str = REPOSITORY) -> FileTable:
     names = {column: list(known) for column, known in positions.items()}
     return FileTable(
         blob=_joined(parts["blob"], "V20"),
+        content=_joined(parts["content"], "V20"),
         size=_joined(parts["size"], np.int64),
         chunk=np.repeat(np.arange(len(chunks), dtype=np.int32), lengths),
         row=_joined([np.arange(length, dtype=np.int32) for length in lengths], np.int32),

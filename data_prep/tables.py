@@ -1,8 +1,8 @@
 """Files that come as rows of parquet or JSON lines on disk.
 
 A parquet chunk is some row groups, a JSON lines chunk some bytes; a compressed JSON lines file
-(.gz, .zst, .bz2) is one chunk, since it cannot be entered in the middle. A file without rows, or a
-hidden one in a folder, is counted and passed over; a damaged one is refused, for its rows would be
+(.gz, .zst, .bz2) is one chunk, since reading it cannot start in the middle. A file without rows, or
+a hidden one in a folder, is counted and passed over; a damaged one is refused, as its rows would be
 missed.
 """
 
@@ -20,7 +20,7 @@ from data_prep.document import RawFile, Unreadable, reason_unread
 from data_prep.filters.lfs_pointer import MAX_BYTES, is_pointer
 from data_prep.layout import place_in
 from data_prep.on_disk import demand_usable
-from data_prep.rows import RowReader, as_items, row_reader
+from data_prep.table_rows import RowReader, as_items, row_reader
 from hugcoder.files import format_demanded
 from hugcoder.refusal import Refusal
 
@@ -31,7 +31,7 @@ MAX_LINE_BYTES = 64_000_000  # a longer line of JSON is dropped and never in mem
 BATCH_ROWS = 64
 HEAD_LINES, HEAD_BYTES = 100, 4_000_000  # from the first row on, in which fields are looked for
 SEARCH_BYTES = 256_000_000  # of a file of JSON, in which the first row has to begin
-FIRST_BYTES = 40  # of a file that holds no row, which are shown
+FIRST_BYTES = 40  # shown of a file that holds no row
 COMPRESSED = (".gz", ".zst", ".bz2")
 JSONL = tuple(
     name + compression for name in ("jsonl", "ndjson", "json") for compression in ("", *COMPRESSED)
@@ -59,7 +59,7 @@ def _list_files(
     chunks_of: Callable[[Path, dict[str, Any]], Iterator[Items]],
     output_dir: Path | None,
 ) -> Iterator[Items]:
-    """The chunks of every file of a source, and at last one of the files that are passed over."""
+    """The chunks of every file of a source, and a last one for the files that are passed over."""
     path = options["path"]
     files, passed = _files(path, endings, output_dir)
     is_any, way_out = False, "give files that have rows and may be read"
@@ -84,7 +84,7 @@ def _files(
 ) -> tuple[list[Path], list[RawFile]]:
     """The files that a path, a folder or a pattern stands for, by name, and what is passed over.
 
-    Args: output_dir: a folder of which nothing is either.
+    Args: output_dir: a folder in which nothing is looked for.
     """
     place = os.path.expanduser(path)
     if os.path.isdir(place):
@@ -193,7 +193,7 @@ def read_parquet(items: Items) -> Iterator[RawFile]:
     reader = RowReader(**items["reader"])
     columns = sorted(set(reader.columns.values()))
     path = Path(items["file"])
-    kind = pyarrow.large_binary()  # as which a dictionary is read without a look at its UTF-8
+    kind = pyarrow.large_binary()  # read as this, a dictionary is not checked for UTF-8
     with _reading(path, PARQUET), pyarrow.parquet.ParquetFile(path, binary_type=kind) as file:
         batches = file.iter_batches(BATCH_ROWS, items["row_groups"], columns)
         rows = (row for batch in batches for row in _rows_of(batch))
@@ -203,7 +203,7 @@ def read_parquet(items: Items) -> Iterator[RawFile]:
 
 
 def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a batch, with bytes for strings, so that one that is no UTF-8 ends nothing."""
+    """The rows of a batch, with bytes for strings, so that a string may be no UTF-8."""
     columns = [_values_of(column.cast(_as_bytes(column.type))) for column in batch.columns]
     for values in zip(*columns, strict=True):
         yield dict(zip(batch.schema.names, values, strict=True))
@@ -227,8 +227,8 @@ def _as_bytes(kind: Any) -> Any:
 
 
 def _values_of(column: Any) -> list[Any]:
-    """The values of a column as Python has them; of a time that Python does not know, its number,
-    and of what else cannot be told, nothing.
+    """The values of a column as Python has them: a time that Python cannot hold is its number, and
+    any other such value None.
     """
     try:
         return column.to_pylist()

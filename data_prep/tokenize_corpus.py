@@ -1,8 +1,8 @@
 """`python -m data_prep tokenize`: a curated corpus and a tokenizer -> a token store.
 
-Shards are encoded one by one, each after a look whether it is what the corpus's manifest says. A
-shard whose counts are there, and whose files have the sizes that these say, is not done again, so a
-killed run goes on where it was. The format itself is in `hugcoder.data.token_store`.
+Shards are encoded one by one, each after a comparison with the corpus's manifest. A shard whose
+counts are there, and whose files have the sizes that these say, is not done again, so a killed run
+goes on where it was. The format itself is in `hugcoder.data.token_store`.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hugcoder.data import corpus as corpora
-from hugcoder.data import token_store
+from hugcoder.data import token_shards, token_store
 from hugcoder.data.codec import Codec
 from hugcoder.data.tokenizer_files import copy_tokenizer, files_in
 from hugcoder.file_table import FileTable, hash_files, missing_or_resized
@@ -131,7 +131,7 @@ def _encode_split(
         counts = _counts_of(prefix, source)
         if counts is None:
             corpora.check_content(corpus, table, [name])
-            counts = token_store.write_shard(prefix, corpora.read_rows(corpus / name), codec)
+            counts = token_shards.write_shard(prefix, corpora.read_rows(corpus / name), codec)
             counts |= {"source_sha256": source}
             write_json(token_store.shard_file(prefix, token_store.COUNTS), counts)
         for key in SUMS:

@@ -6,7 +6,7 @@ compares the hashes too, as after a copy or a suspicion about a disk.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hugcoder.data import codec, token_store
@@ -16,6 +16,7 @@ from hugcoder.files import MANIFEST, read_manifest
 from hugcoder.model import manifest
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
+from hugcoder.setting import with_help
 
 KINDS = "a corpus, a token store, a tokenizer, or a run's model or checkpoint-N folder"
 DESCRIPTION = (
@@ -26,10 +27,7 @@ DESCRIPTION = (
 
 @dataclass
 class VerifyArguments:
-    folder: str = field(
-        default="",
-        metadata={"help": f"Folder of {KINDS}; the first word."},
-    )
+    folder: str = with_help("", f"Folder of {KINDS}; the first word.")
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -59,8 +57,10 @@ def verify(folder: Path) -> str:
     seconds = time.perf_counter() - began
     unread = ""
     if len(hashed) < len(table):
-        unread = f"; {len(table) - len(hashed)} were made before hashes were kept, so only their "
-        unread += "names, and their sizes as the index counts them, could be compared"
+        unread = (
+            f"; {len(table) - len(hashed)} were made before hashes were kept, so only their names, "
+            "and their sizes as the index counts them, could be compared"
+        )
     return f"{folder} is whole: {len(hashed)} files, {size:.3f} GB read in {seconds:.1f} s{unread}."
 
 

@@ -1,4 +1,4 @@
-"""Many tasks over a few processes, results in order, never more tasks in memory than are needed.
+"""Runs many tasks in a few processes: results in order, only the next few tasks in memory.
 
 Processes are spawned, not forked: pyarrow has threads of its own.
 """

@@ -1,10 +1,10 @@
 """Bits per byte of whole files read left to right, beside gzip and xz on the same files.
 
-A file longer than the context is read in windows that advance by half a context; each token is
-scored once, in the first window that holds it, with at least half a context before it (but for the
-file's beginning). A file's first token is predicted by nothing, in training as here, and is charged
-log2(vocabulary) bits, unless the model's family puts a start token before every text. The text is
-all that is charged: no end token. Bits are pooled: total bits over total bytes.
+A file longer than the context is read in windows that advance by half a context. Each token is
+scored once, in the first window that holds it; except at the file's beginning, at least half a
+context stands before it. Nothing predicts a file's first token, in training or here: it costs
+log2(vocabulary) bits, unless the model's family puts a start token before every text. The end token
+is not counted. Bits are pooled: total bits over total bytes.
 """
 
 import math
@@ -37,7 +37,7 @@ def windows(num_tokens: int, context: int) -> list[tuple[int, int, int]]:
 def document_bits(
     model: "PreTrainedModel", codec: CheckpointCodec, texts: list[str], batch_tokens: int
 ) -> np.ndarray:
-    """[texts] bits that the model needs for each text."""
+    """The bits that the model needs for each text: [texts]."""
     sequences, firsts, owners = [], [], []
     for owner, ids in enumerate(codec.encode(texts)):
         ids = [*codec.start_ids, *ids]
@@ -70,16 +70,17 @@ def measure(
     repos = np.array([document.repo for document in documents], dtype=object)
     units = np.array([document.unit for document in documents], dtype=object)
     languages = np.array([document.language for document in documents], dtype=object)
+
+    def parts(names: np.ndarray) -> dict[str, dict[str, Any]]:
+        return {
+            str(name): _part(names == name, bits, num_bytes, units, seed)
+            for name in np.unique(names)
+        }
+
     everything = {name: estimate(values, num_bytes, units, seed) for name, values in bits.items()}
     return everything | {
-        "by_language": {
-            str(language): _part(languages == language, bits, num_bytes, units, seed)
-            for language in np.unique(languages)
-        },
-        "by_repository": {
-            str(repo): _part(repos == repo, bits, num_bytes, units, seed)
-            for repo in np.unique(repos)
-        },
+        "by_language": parts(languages),
+        "by_repository": parts(repos),
         "files": len(documents),
         "bytes": int(num_bytes.sum()),
         "repositories": len(np.unique(repos)),
@@ -94,7 +95,7 @@ def _part(
     units: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
-    """The model's estimate on some of the files, and what the compressors reach there."""
+    """The model's estimate on some of the files, and what compressors need for them."""
     total = num_bytes[is_in].sum()
     return estimate(bits["model"][is_in], num_bytes[is_in], units[is_in], seed) | {
         "gzip": float(bits["gzip"][is_in].sum() / total),

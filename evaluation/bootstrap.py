@@ -1,7 +1,7 @@
-"""Bootstrap intervals over repositories, or over what else a corpus holds out as a whole.
+"""Bootstrap intervals over repositories, or over the folders or files that a corpus holds out.
 
-Files of one repository resemble each other, so repositories are resampled, not files, and the
-pooled ratio is computed anew from each resample (Efron 1979; percentile intervals).
+Files of one repository resemble each other, so repositories are resampled, not files. The pooled
+ratio is computed again from each resample (Efron 1979; percentile intervals).
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def estimate(
 ) -> Estimate:
     """sum(numerators) / sum(denominators) with a 95 % interval.
 
-    Args: one entry an observation, with the repository (folder, file) it comes from.
-    Returns: low and high are None with fewer than two of those, value with no denominator.
+    Args: units: the repository (folder, file) of each observation.
+    Returns: low and high are None with fewer than two units, and value when nothing is counted.
     """
     totals_2R, num_units = _totals(numerators, denominators, units)
     numerator, denominator = totals_2R.sum(axis=1)

@@ -1,8 +1,8 @@
-"""Which files are evaluated on: held-out ones, the same at every call, spread over repositories.
+"""The held-out files that are scored: the same at every call, spread over repositories.
 
-Repositories (or folders, as the corpus holds out) take turns, each giving its next file in an order
-that a hash decides, so that a large repository counts no more than a small one while both have
-files left. Holds the choice; spans inside the files are chosen in `evaluation.spans`.
+Repositories (or folders, as the corpus holds out) take turns, and each gives its next file in the
+order of a hash. So a large repository counts no more than a small one while both have files left.
+Holes in the files are chosen in `evaluation.spans`.
 """
 
 import hashlib
@@ -41,40 +41,38 @@ class Document:
 
     @property
     def unit(self) -> str:
-        """What was held out as a whole and has this file: intervals are taken over such."""
+        """The repository, folder or file that was held out as a whole; intervals are over these."""
         return unit_of(self.repo, self.path, self.held_out_by)
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.text.encode())
 
 
 def hash_order(seed: int, *keys: str) -> bytes:
-    """A sort key that looks random and depends on its input alone."""
+    """A sort key that looks random and depends only on its input."""
     return hashlib.blake2b("\0".join([str(seed), *keys]).encode(), digest_size=16).digest()
 
 
 def choose_documents(
     corpus: Path, max_documents: int, max_bytes: int, max_file_bytes: int, seed: int
 ) -> list[Document]:
-    """Choose files of held-out repositories, at most so many and so many bytes together.
+    """Choose held-out files: at most max_documents, with at most max_bytes together.
 
-    Raises: Refusal when `corpus` is none or no held-out file is small enough.
+    Raises: Refusal when `corpus` is no corpus, or no held-out file is small enough.
     """
     by = held_out_by(manifest_of(corpus))
     rows = list(read_corpus(corpus, HELD_OUT, _INDEX_COLUMNS))
     if not rows:
         raise Refusal(
-            f"{corpus} holds nothing out, so there is nothing to evaluate on; make the corpus with "
-            "`python -m data_prep` and --held_out NAME or --held_out_repositories 1 (of one "
-            "repository with --held_out_by folder or file), or give --corpus one that does."
+            f"{corpus} holds nothing out, so there is nothing to evaluate on; "
+            "make the corpus with `python -m data_prep` and --held_out NAME "
+            "or --held_out_repositories 1 (of one repository with --held_out_by folder or file), "
+            "or give --corpus one that does."
         )
-    fitting = [row for row in rows if 0 < row["size"] <= min(max_file_bytes, max_bytes)]
+    most = min(max_file_bytes, max_bytes)
+    fitting = [row for row in rows if 0 < row["size"] <= most]
     if not fitting:
         raise Refusal(
-            f"{corpus} has {len(rows)} held-out files and none of 1 to "
-            f"{min(max_file_bytes, max_bytes):,} bytes; raise max_file_bytes or max_bytes, or make "
-            f"the corpus with more held-out {plural_of(by)} (--held_out_fraction 0.2)."
+            f"{corpus} has {len(rows)} held-out files and none of 1 to {most:,} bytes; "
+            "raise max_file_bytes or max_bytes, "
+            f"or make the corpus with more held-out {plural_of(by)} (--held_out_fraction 0.2)."
         )
     chosen: dict[tuple[str, str], None] = {}
     num_bytes = 0
@@ -86,10 +84,10 @@ def choose_documents(
             num_bytes += row["size"]
     documents = _read(corpus, chosen, by)
     num_units = len({document.unit for document in documents})
-    logger.info(
-        f"chose {len(documents)} of {len(rows)} files of {corpus}/{HELD_OUT} ({num_bytes:,} bytes, "
-        f"{num_units} {plural_of(by)}; {len(rows) - len(fitting)} are too large or empty)"
-    )
+    size = f"{num_bytes:,} bytes, {num_units} {plural_of(by)}"
+    others = f"{len(rows) - len(fitting)} are too large or empty"
+    files = f"{len(documents)} of {len(rows)} files of {corpus}/{HELD_OUT}"
+    logger.info(f"chose {files} ({size}; {others})")
     return documents
 
 
@@ -110,6 +108,5 @@ def _read(corpus: Path, chosen: dict[tuple[str, str], None], by: str) -> list[Do
     for row in read_corpus(corpus, HELD_OUT, columns):
         key = (row["repo"], row["path"])
         if key in chosen:
-            fields = (row[name] for name in ("repo", "path", "language", "blob_sha", "content"))
-            found[key] = Document(*fields, held_out_by=by)
+            found[key] = Document(*(row[name] for name in columns), held_out_by=by)
     return [found[key] for key in chosen]

@@ -1,9 +1,9 @@
-"""Whether a model knows where a middle ends by what follows it, or by how long the unit is.
+"""How a model finds the end of a middle: by the text that follows, or by the unit's length.
 
-The end token is scored behind the true middle, in units made exactly as long as asked, in both
-orders. A model that has learned the end from the suffix gives it the same probability at every
-length; one that was trained on units of one length finds it at that length only, and never stops in
-an editor. Lengths double from 64 to the context.
+The end token is scored behind the true middle, in both orders, in units of several exact lengths.
+A model that has learned the end from the suffix gives it the same probability at every length. One
+that was trained on units of one length finds it at that length only, and never stops in an editor.
+Lengths double from 64 to the context.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ ORDERS = ("psm", "spm")
 
 
 def lengths_up_to(context: int) -> list[int]:
-    """Tokens of the units that are scored."""
+    """The lengths of the units that are scored, in tokens."""
     lengths = [context]
     while lengths[0] >= 2 * SHORTEST_UNIT:
         lengths.insert(0, lengths[0] // 2)
@@ -39,13 +39,13 @@ def measure(
     seed: int,
 ) -> dict[str, Any]:
     """The ends part of results.json: by order, P(end | true middle) at each length, and `spread`,
-    the highest less the lowest of them. The same holes at every length; longer units than the files
-    give are left out.
+    the highest less the lowest of them. Every length has the same holes; lengths that no
+    file fills are left out.
     """
     found: dict[str, Any] = {}
     for order in ORDERS:
         lengths = lengths_up_to(context_length(model))
-        while lengths and not (taken := _filling(codec, spans, order, lengths)):
+        while lengths and not (taken := _long_enough(codec, spans, order, lengths)):
             lengths.pop()
         origins = [span.document.unit for span in taken] if lengths else []
         by_length = {}
@@ -63,7 +63,7 @@ def measure(
     return found
 
 
-def _filling(
+def _long_enough(
     codec: CheckpointCodec, spans: list[BenchmarkSpan], order: str, lengths: list[int]
 ) -> list[BenchmarkSpan]:
     """The spans that give a unit of each length."""

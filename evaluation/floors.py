@@ -1,7 +1,7 @@
-"""What needs no model: compressors beside bits per byte, trivial answers beside infilling.
+"""Scores without a model: compressors beside bits per byte, trivial answers beside infilling.
 
-A model's score means little without them: an empty completion already matches a few per cent of
-held-out spans, and gzip knows a file's own repetitions.
+A model's score means little without them: gzip finds a file's own repetitions, and an empty answer
+already matches a few per cent of held-out spans.
 """
 
 import gzip
@@ -24,8 +24,8 @@ def empty(prefix: str) -> str:
 
 
 def copy_previous_line(prefix: str) -> str:
-    """The text of the last line above the cursor's that is not blank, without its indentation
-    (cursors of whole lines stand behind theirs).
+    """The last line above the cursor's that is not blank, without its indentation: a hole of whole
+    lines begins behind its own.
     """
     for line in reversed(prefix.split("\n")[:-1]):
         if line.strip():

@@ -1,8 +1,8 @@
 """Generated middles: how often they are right, close, ended in time, and still parse.
 
-Every completion is scored as generated, up to its end token or the limit: nothing is cut to the
-true length or to a line, so a model that does not stop is seen not to. The same scores are given to
-trivial answers (`evaluation.floors`).
+Every completion is scored as generated, up to its end token or the limit. Nothing is cut to the
+true length or to a line, so a model that does not stop is seen. Trivial answers
+(`evaluation.floors`) are scored alike.
 """
 
 import ast
@@ -110,9 +110,10 @@ def check_scorer(spans: list[BenchmarkSpan]) -> None:
         is_right = all(value == (name not in zeros) for name, value in right.items())
         if not is_right or wrong["exact_match"] or wrong["edit_similarity"] >= 1:
             raise Refusal(
-                f"the scorer is broken: at {span.document.repo} {span.document.path} characters "
-                f"{span.start} to {span.stop} the true middle scores {right} and a wrong one "
-                f"{wrong}; report this, no result would mean anything."
+                f"the scorer is broken: at {span.document.repo} {span.document.path} "
+                f"characters {span.start} to {span.stop} "
+                f"the true middle scores {right} and a wrong one {wrong}; "
+                "report this, no result would mean anything."
             )
 
 

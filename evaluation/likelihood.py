@@ -52,8 +52,8 @@ def _score_batch(
     keep: int,
     scores: list[np.ndarray],
 ) -> None:
-    """Fill in the scores of the sequences of `batch`, whose first is the longest; only the last
-    `keep` positions get logits.
+    """Fill in the scores of the sequences of `batch`, the longest first. Only the last `keep`
+    positions get logits.
     """
     width = len(sequences[batch[0]])
     rows = [sequences[i] + [0] * (width - len(sequences[i])) for i in batch]

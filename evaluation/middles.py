@@ -1,14 +1,14 @@
 """Bits per byte of true middles: what the text after a hole is worth, without sampling noise.
 
-The same middle tokens (prefix, middle and suffix are encoded apart, as in training) are scored
-after a fill-in-the-middle prompt in PSM order, in SPM order, and after the very prefix of those
-prompts alone as plain left-to-right text; these differ in nothing but the suffix. Then after the
-longest prefix that fits, which says what the room that the suffix takes would have been worth.
-As a control both orders are scored with the suffix of another hole in place of the own one: a
-model that does not read the suffix loses nothing by that. Context is cut as
-`hugcoder.generation.prompts.trim_context` cuts it, to the length that generation gives a prompt (or
-to what a longer middle leaves). The end token after a middle is no text: its probability is
-reported apart, and at several lengths in `evaluation.ends`.
+Prefix, middle and suffix are encoded apart, as in training. The same middle tokens are scored:
+- after a fill-in-the-middle prompt, in PSM and in SPM order;
+- after the prefix of that prompt alone, as plain text: only the suffix makes the difference;
+- after the longest prefix that fits: what the room of the suffix would be worth without it;
+- as a control, in both orders with the suffix of another hole: a model that does not read the
+  suffix loses nothing.
+Context is cut as for generation (`hugcoder.generation.prompts.kept_context`), or to what a longer
+middle leaves. The end token is no text: its probability is reported apart, and at several lengths
+in `evaluation.ends`.
 """
 
 import math
@@ -33,9 +33,7 @@ WAYS = (*FIM_WAYS, *FOREIGN, "prefix_only", "longest_prefix")
 
 @dataclass(frozen=True)
 class MiddleScores:
-    """Arrays with one entry a span: bits of the middle, and nats of the end token behind it (none
-    without a suffix).
-    """
+    """By way, an array with one entry a span: bits of the middle, and nats of the end token."""
 
     bits: dict[str, np.ndarray]
     stop_nats: dict[str, np.ndarray]
@@ -85,7 +83,7 @@ def _sequence(
     max_prompt_tokens: int,
     context: int,
 ) -> tuple[list[int], list[int], list[int]]:
-    """Ids before the middle, of the middle, and after it. other: a hole with a foreign suffix."""
+    """Ids before the middle, of it and after it. Args: other: the hole with the foreign suffix."""
     texts = [span.prefix, span.truth, span.suffix, other.suffix]
     prefix, middle, suffix, foreign = codec.encode(texts)
     room = min(max_prompt_tokens, context - len(middle) - 1)

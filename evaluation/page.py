@@ -56,6 +56,11 @@ def note(*children: Any) -> Html:
     return tag("p", *children, class_="note")
 
 
+def warning(*children: Any) -> Html:
+    """A line that says what is wrong with the numbers around it."""
+    return tag("p", *children, class_="warning")
+
+
 def missing(what: str, command: str) -> Html:
     """The line that stands where a part would be."""
     return tag("p", f"Not here: {what}. ", tag("code", command), " makes it.", class_="missing")

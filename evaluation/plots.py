@@ -161,7 +161,7 @@ def thin(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places moved up or down as little as keeps their order and at least `gap` between them."""
+    """Places at least `gap` apart, in the same order and with the same mean."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     for below, above in itertools.pairwise(order):

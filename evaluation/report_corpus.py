@@ -16,6 +16,7 @@ from evaluation.page import (
     short,
     table,
     tag,
+    warning,
 )
 from evaluation.run_files import RunFiles
 from hugcoder.data.corpus import HELD_OUT, REPOSITORY, SPLITS, TRAIN, held_out_by, plural_of
@@ -54,11 +55,9 @@ def _other_corpus_warning(run: RunFiles) -> Html | str:
     found, own = run.corpus["fingerprint"], run.record["identity"]["corpus"]
     if found.startswith(own):
         return ""
-    return tag(
-        "p",
+    return warning(
         f"The corpus in {run.corpus_path} is another one ({found[:16]}) than the run's ({own}); "
-        "what follows is about the one that is there now.",
-        class_="warning",
+        "what follows is about the one that is there now."
     )
 
 
@@ -74,13 +73,13 @@ def _kept_and_dropped(counts: dict[str, Any]) -> list[Html]:
         tag(
             "p",
             f"{count(read['files'])} files ({short(read['bytes'], 'B')}) were read; "
-            f"{count(kept['files'])} ({short(kept['bytes'], 'B')}) were kept. Every other file has "
-            "the reason why it was dropped:",
+            f"{count(kept['files'])} ({short(kept['bytes'], 'B')}) were kept. "
+            "Every other file has the reason why it was dropped:",
         ),
         table(head, rows),
         note(
-            "Look for a reason that takes more than you would have thrown away yourself. Under "
-            "each reason are the first files that it took."
+            "Look for a reason that takes more than you would have thrown away yourself. "
+            "Under each reason are the first files that it took."
         ),
     ]
 
@@ -143,10 +142,7 @@ def _tokens(run: RunFiles) -> list[Html]:
         ]
         for split, amount in run.store["splits"].items()
     ]
-    made = [
-        tag("h3", "Tokens"),
-        table(["split", "documents", "tokens", "bytes per token"], rows),
-    ]
+    made = [tag("h3", "Tokens"), table(["split", "documents", "tokens", "bytes per token"], rows)]
     measured = run.tokenizer
     if measured is None:
         folder = f"{run.argument('token_store')}/tokenizer"
@@ -159,9 +155,9 @@ def _tokens(run: RunFiles) -> list[Html]:
             f"A vocabulary of {count(measured['vocab_size'])} tokens, "
             f"{percent(measured['vocabulary_used'])} of it used in "
             f"{short(measured['all']['bytes'], 'B')} of the {measured['split'].replace('_', '-')} "
-            f"split; {measured['macro']['tokens_per_unit']:.2f} tokens for each name, number or "
-            f"punctuation character; {count(measured['round_trip_failures'])} files did not come "
-            "back byte for byte."
+            f"split; {measured['macro']['tokens_per_unit']:.2f} tokens for each name, "
+            "number or punctuation character; "
+            f"{count(measured['round_trip_failures'])} files did not come back byte for byte."
         ),
     ]
 
@@ -170,19 +166,15 @@ def _licenses(licenses: dict[str, dict[str, int]]) -> list[Html]:
     """The licences with most bytes."""
     total = sum(amount["bytes"] for amount in licenses.values())
     names = sorted(licenses, key=lambda name: -licenses[name]["bytes"])
-    rows = [
-        [
-            clip(name or "none stated"),
-            count(licenses[name]["files"]),
-            percent(licenses[name]["bytes"] / max(total, 1)),
-            bar(licenses[name]["bytes"] / max(total, 1)),
-        ]
-        for name in names[:MAX_LICENSES]
-    ]
+
+    def row(shown: str, summed: list[str]) -> list[Any]:
+        files, size = (sum(licenses[name][key] for name in summed) for key in ("files", "bytes"))
+        share = size / max(total, 1)
+        return [shown, count(files), percent(share), bar(share)]
+
+    rows = [row(clip(name or "none stated"), [name]) for name in names[:MAX_LICENSES]]
     if rest := names[MAX_LICENSES:]:
-        files = sum(licenses[name]["files"] for name in rest)
-        share = sum(licenses[name]["bytes"] for name in rest) / max(total, 1)
-        rows.append([f"{len(rest)} more", count(files), percent(share), bar(share)])
+        rows.append(row(f"{len(rest)} more", rest))
     return [tag("h3", "Licences"), table(["licence", "files", "of all bytes", ""], rows)]
 
 

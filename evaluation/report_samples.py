@@ -1,7 +1,7 @@
-"""The report's part to read: holes of held-out files, what stood there, and what was written there.
+"""The report's samples: holes of held-out files, with the true text and the model's.
 
-Holds their layout and their choice, which never looks at how they came out. Everything shown is
-source code and is escaped by `evaluation.page`.
+They are chosen without a look at the model's text. All of it is source code, which
+`evaluation.page` escapes.
 """
 
 from typing import Any
@@ -17,16 +17,16 @@ MAX_CONTEXT, MAX_MIDDLE = 2000, 2000  # characters of a sample that are shown
 
 def samples(run: RunFiles) -> Html | str:
     """Holes to look at, side by side with what the model wrote."""
-    if run.results is None:
+    if run.heldout is None:
         return ""
-    chosen = choose_samples(run.results["samples"])
+    chosen = choose_samples(run.heldout["samples"])
     num_exact = sum(one["exact"] for one in chosen)
     return section(
         "Samples",
         note(
-            f"The first {len(chosen)} holes of the evaluation, kinds and files taking turns, not "
-            f"chosen by how they came out: {num_exact} of them exact. Left what stood in the file, "
-            "right what the model wrote there."
+            f"The first {len(chosen)} holes of the evaluation, kinds and files taking turns, "
+            f"not chosen by how they came out: {num_exact} of them exact. "
+            "Left what stood in the file, right what the model wrote there."
         ),
         *(_sample(one) for one in chosen),
     )
@@ -48,15 +48,13 @@ def choose_samples(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sample(one: dict[str, Any]) -> Html:
-    verdict = (
-        tag("span", "exact", class_=GOOD) if one["exact"] else tag("span", "differs", class_=BAD)
-    )
+    verdict, color = ("exact", GOOD) if one["exact"] else ("differs", BAD)
     ended = "" if one.get("stopped", True) else ", cut off at the token limit"
     head = tag(
         "h3",
         tag("b", clip(f"{one['repo']}: {one['path']}")),
         f" \N{MIDDLE DOT} {one['kind'].replace('_', ' ')} \N{MIDDLE DOT} ",
-        verdict,
+        tag("span", verdict, class_=color),
         ended,
     )
     sides = tag(

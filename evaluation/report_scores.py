@@ -20,19 +20,17 @@ from evaluation.page import (
     short,
     table,
     tag,
+    warning,
 )
 from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
+from evaluation.results import HELDOUT
 from evaluation.run_files import RunFiles
 from hugcoder.data.corpus import plural_of
 
 MAX_REPOSITORIES = 100
 COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}
-WAYS = {
-    "prefix_only": "text before it",
-    "psm": "both sides, PSM",
-    "spm": "both sides, SPM",
-}
+WAYS = {"prefix_only": "text before it", "psm": "both sides, PSM", "spm": "both sides, SPM"}
 FLOORS = {"empty": "nothing", "copy_previous_line": "the line above"}
 SCORES = """Exact: to the character, or but for blanks around it, or in its first line. Similar:
 edit similarity. Parses: the whole file with the answer in it, of Python files that parse as they
@@ -45,7 +43,7 @@ Estimate = dict[str, float | None]
 def compare(one: Estimate, other: Estimate) -> int:
     """1 when one is above the other with intervals apart, -1 when below, 0 when they meet.
 
-    An estimate of one repository has no interval; its value then stands for it.
+    An estimate of one repository has no interval; its value is compared instead.
     """
     low, high = ((e["value"] if e[k] is None else e[k]) for e, k in ((one, "low"), (one, "high")))
     other_low = other["value"] if other["low"] is None else other["low"]
@@ -54,26 +52,16 @@ def compare(one: Estimate, other: Estimate) -> int:
 
 
 def compression_verdict(whole: dict[str, Any]) -> Html:
-    """How the model stands to gzip and xz, in words."""
-    relations = [compare(whole["model"], whole[name]) for name in COMPRESSORS]
-    words = {
-        (-1, -1): (GOOD, "better than both"),
-        (1, 1): (BAD, "worse than both"),
-    }
-    kind, verdict = words.get(tuple(relations), (OPEN, "not clearly better than both"))
-    return tag("span", verdict, class_=kind)
+    """How the model stands to gzip and xz, in words; fewer bits are better."""
+    relations = {compare(whole[name], whole["model"]) for name in COMPRESSORS}
+    relation = relations.pop() if len(relations) == 1 else 0
+    return _verdict(relation, "better than both", "not clearly better than both", "worse than both")
 
 
 def gain_verdict(gain: Estimate) -> Html:
     """Whether the text after a hole helps, in words."""
     relation = compare(gain, {"value": 0.0, "low": None, "high": None})
-    words = {
-        1: (GOOD, "the text after is used"),
-        0: (OPEN, "no gain shown"),
-        -1: (BAD, "the text after does harm"),
-    }
-    kind, verdict = words[relation]
-    return tag("span", verdict, class_=kind)
+    return _verdict(relation, "the text after is used", "no gain shown", "the text after does harm")
 
 
 def best_floor(part: dict[str, Any], name: str) -> tuple[str, Estimate]:
@@ -85,38 +73,40 @@ def best_floor(part: dict[str, Any], name: str) -> tuple[str, Estimate]:
 
 def floor_verdict(part: dict[str, Any], name: str) -> Html:
     """How the model stands to the best trivial answer, in words."""
-    _, floor = best_floor(part, name)
-    words = {
-        1: (GOOD, "above the floor"),
-        0: (OPEN, "not clearly above the floor"),
-        -1: (BAD, "below the floor"),
-    }
-    kind, verdict = words[compare(part["model"][name], floor)]
-    return tag("span", verdict, class_=kind)
+    relation = compare(part["model"][name], best_floor(part, name)[1])
+    return _verdict(relation, "above the floor", "not clearly above the floor", "below the floor")
 
 
-def evaluate_command(run: RunFiles) -> str:
+def _verdict(relation: int, better: str, unknown: str, worse: str) -> Html:
+    kind, words = {1: (GOOD, better), 0: (OPEN, unknown), -1: (BAD, worse)}[relation]
+    return tag("span", words, class_=kind)
+
+
+def evaluate_command(run: RunFiles, kind: str = HELDOUT) -> str:
     """The command that makes the scores of this run."""
-    corpus = shlex.quote(run.corpus_path or "CORPUS")
-    return f"python -m evaluation {shlex.quote(str(run.model_folder))} --corpus {corpus}"
+    model = shlex.quote(str(run.model_folder))
+    if kind != HELDOUT:
+        return f"python -m evaluation {kind} {model}"
+    return f"python -m evaluation {model} --corpus {shlex.quote(run.corpus_path or 'CORPUS')}"
 
 
 def scores(run: RunFiles) -> Html:
     """Everything that `python -m evaluation` measured."""
     title = "How good it is"
-    if run.results is None:
+    if run.heldout is None:
         return section(title, missing("scores and samples", evaluate_command(run)))
-    results = run.results
-    kind = "held-out " if run.scored_in_results.is_known_held_out else ""
-    units = plural_of(run.scored_in_results.held_out_by)
+    results = run.heldout
+    kind = "held-out " if run.scored_in_heldout.is_known_held_out else ""
+    units = plural_of(run.scored_in_heldout.held_out_by)
     return section(
         title,
-        _other_model_warning(run),
+        other_model_warning(run, results),
         _unknown_origin_warning(run),
         note(
-            f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. Small "
-            f"figures are 95 % intervals, from resampling {units}; where they are wide, raise "
-            "--max_documents and --num_spans; a figure without one is of one alone."
+            f"Measured on files of {kind}{units} in {results['seconds']:.0f} s. "
+            f"Small figures are 95 % intervals, from resampling {units}; "
+            "where they are wide, raise --max_documents and --num_spans; "
+            "a figure without one is of one alone."
         ),
         *_whole_files(results["bits_per_byte"]),
         *_middles(results["middle_bits_per_byte"]),
@@ -125,55 +115,47 @@ def scores(run: RunFiles) -> Html:
     )
 
 
-def _other_model_warning(run: RunFiles) -> Html | str:
+def other_model_warning(run: RunFiles, results: dict[str, Any]) -> Html | str:
     """One line when the scores belong to another tokenizer than the run's."""
-    measured, own = run.results["settings"]["tokenizer"], run.record["identity"]["tokenizer"]
+    own = run.record["identity"]["tokenizer"]
+    measured = results["settings"].get("tokenizer", own)
     if measured.startswith(own):
         return ""
-    return tag(
-        "p",
+    return warning(
         f"These scores were made with another tokenizer ({measured[:16]}) than the run's ({own}): "
         "they are of another model. ",
-        tag("code", evaluate_command(run)),
+        tag("code", evaluate_command(run, results["kind"])),
         " makes them anew.",
-        class_="warning",
     )
 
 
 def _unknown_origin_warning(run: RunFiles) -> Html | str:
     """One line when the model may have been trained on the files that it is scored on."""
-    scored = run.scored_in_results
+    scored = run.scored_in_heldout
     if scored.is_known_held_out:
         return ""
-    return tag("p", f"Read these scores with care: {scored.sentence}.", class_="warning")
+    return warning(f"Read these scores with care: {scored.sentence}.")
 
 
 def _whole_files(whole: dict[str, Any]) -> list[Html]:
     names = {"model": "this model", **COMPRESSORS}
-    groups = [
-        BarGroup(
-            "",
-            [
-                _bar(name, whole[key], BLUE if key == "model" else FLOOR, 1, 3)
-                for key, name in names.items()
-            ],
-        )
-    ]
-    parts = [("language", whole["by_language"])] if len(whole["by_language"]) > 1 else []
+    colors = {"model": BLUE}
+    made = [_bar(name, whole[key], colors.get(key, FLOOR), 1, 3) for key, name in names.items()]
+    languages = whole["by_language"]
     return [
         tag("h3", "Bits per byte of whole files"),
         figure(
-            bars(groups, x_label="bits per byte, lower is better"),
+            bars([BarGroup("", made)], x_label="bits per byte, lower is better"),
             f"{count(whole['files'])} files, {short(whole['bytes'], 'B')}, "
-            f"{count(whole['repositories'])} repositories: the bits it takes to write each file "
-            "down, byte by byte, from left to right. A byte written plainly takes 8. The "
-            "compressors see each file alone; a model is of use only where it needs fewer bits "
-            "than they do. This one is ",
+            f"{count(whole['repositories'])} repositories: "
+            "the bits it takes to write each file down, byte by byte, from left to right. "
+            "A byte written plainly takes 8. The compressors see each file alone; "
+            "a model is of use only where it needs fewer bits than they do. This one is ",
             compression_verdict(whole),
             ".",
             class_="bars",
         ),
-        *(_by_part(name, amounts) for name, amounts in parts),
+        _by_part("language", languages) if len(languages) > 1 else "",
         fold("By repository", _by_part("repository", whole["by_repository"])),
     ]
 
@@ -202,27 +184,23 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
         values = [score(part[way]) for way in WAYS]
         rows.append([kind.replace("_", " "), count(part["spans"]), *values, *gains])
     head = ["holes", "number", *WAYS.values(), "gain PSM, %", "gain SPM, %"]
-    stops = join(
-        (
-            f"{_percent(middle['stop'][way]['probability'])} ({way.upper()})"
-            for way in ("psm", "spm")
-        ),
-        ", ",
-    )
+    ends = {way: _percent(middle["stop"][way]["probability"]) for way in ("psm", "spm")}
+    stops = ", ".join(f"{end} ({way.upper()})" for way, end in ends.items())
     over = {way: middle[f"gain_{way}_over_foreign_percent"] for way in ("psm", "spm")}
     reads = ", ".join(f"{gain['value']:.1f} % ({way.upper()})" for way, gain in over.items())
     return [
         tag("h3", "Bits per byte of true middles"),
         table(head, rows),
         note(
-            "The same middles, scored knowing only the text before them, and knowing both sides in "
-            "prefix-suffix-middle or suffix-prefix-middle order. The gain is the share of bits "
-            "that the text after saves: it is what fill-in-the-middle training is for. Here ",
+            "The same middles, scored knowing only the text before them, "
+            "and knowing both sides in prefix-suffix-middle or suffix-prefix-middle order. "
+            "The gain is the share of bits that the text after saves: "
+            "it is what fill-in-the-middle training is for. Here ",
             gain_verdict(middle["gain_psm_percent"]),
             " (PSM) and ",
             gain_verdict(middle["gain_spm_percent"]),
-            " (SPM). To see whether the suffix is read at all, it was exchanged for that of "
-            "another hole: the own one saves ",
+            " (SPM). To see whether the suffix is read at all, "
+            "it was exchanged for that of another hole: the own one saves ",
             reads,
             ". After the true middle the model ends with a probability of ",
             stops,
@@ -263,10 +241,10 @@ def _generated(results: dict[str, Any]) -> list[Html]:
     return [
         tag("h3", "Generated middles"),
         note(
-            f"Holes filled greedily in {results['settings']['mode'].upper()} order, at most "
-            f"{count(results['settings']['max_new_tokens'])} tokens, compared with what stood "
-            "there. Two trivial answers show what a score is worth: writing nothing, and writing "
-            "the line above again."
+            f"Holes filled greedily in {results['settings']['mode'].upper()} order, "
+            f"at most {count(results['settings']['max_new_tokens'])} tokens, "
+            "compared with what stood there. Two trivial answers show what a score is worth: "
+            "writing nothing, and writing the line above again."
         ),
         tag(
             "div",
@@ -287,12 +265,16 @@ def _generated(results: dict[str, Any]) -> list[Html]:
 
 
 def _floor_bars(name: str, part: dict[str, Any], metric: str) -> BarGroup:
-    made = [_bar("this model", part["model"][metric], BLUE, 100, 1)]
-    made += [
-        _bar(FLOORS[floor], values[metric], FLOOR, 100, 1)
-        for floor, values in part["floors"].items()
+    made = [
+        _bar(answer, values[metric], BLUE if values is part["model"] else FLOOR, 100, 1)
+        for answer, values in _answers(part).items()
     ]
     return BarGroup(f"{name} ({part['spans']} holes)", made)
+
+
+def _answers(part: dict[str, Any]) -> dict[str, dict[str, Estimate]]:
+    """The scores of the model and of the trivial answers, by name."""
+    return {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
 
 
 def _bar(name: str, estimate: Estimate, color: str, factor: float, digits: int) -> Bar:
@@ -312,17 +294,16 @@ def _generated_table(part: dict[str, Any]) -> Html:
         "stopped": "stops, %",
         "empty": "nothing, %",
     }
-    answers = {"this model": part["model"]} | {FLOORS[k]: v for k, v in part["floors"].items()}
     rows = [
         [
             name,
             *(score(values.get(metric), 100, 1) for metric in shares),
             score(values.get("length_error"), 1, 1),
         ]
-        for name, values in answers.items()
+        for name, values in _answers(part).items()
     ]
     return table([f"{part['spans']} holes", *shares.values(), "off by, characters"], rows)
 
 
-def _percent(estimate: Estimate) -> Html:
-    return join([f"{100 * estimate['value']:.1f} %, {interval(estimate, 100, 1)}"])
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate['value']:.1f} %, {interval(estimate, 100, 1)}"

@@ -15,6 +15,7 @@ from evaluation.page import (
     short,
     table,
     tag,
+    warning,
 )
 from evaluation.plots import BLUE, GREEN, ORANGE, SMALL, Curve, curves
 from evaluation.run_files import RunFiles
@@ -40,8 +41,8 @@ def sentence(run: RunFiles) -> Html:
         config = run.model_config
         shape = (
             f" ({config['model_type']}, {config['num_hidden_layers']} layers, "
-            f"{config['hidden_size']} wide, reading {count(run.argument('max_seq_length'))} tokens "
-            "at once)"
+            f"{config['hidden_size']} wide, "
+            f"reading {count(run.argument('max_seq_length'))} tokens at once)"
         )
     base = run.argument("model_name_or_path")
     origin = f"trained on from {base}" if base else "trained from random weights"
@@ -79,12 +80,10 @@ def progress_warning(run: RunFiles) -> Html | str:
     """One line when the run has not come to its end."""
     if run.is_finished:
         return ""
-    return tag(
-        "p",
-        f"This run is not finished: step {count(run.num_steps)} of "
-        f"{count(run.record['max_steps'])} was logged last, and there is no final model yet. The "
-        "command it was started with goes on with it.",
-        class_="warning",
+    return warning(
+        f"This run is not finished: "
+        f"step {count(run.num_steps)} of {count(run.record['max_steps'])} was logged last, "
+        "and there is no final model yet. The command it was started with goes on with it."
     )
 
 
@@ -110,9 +109,9 @@ def _loss(run: RunFiles) -> Html:
     drawing = curves(lines, tokens_per_step=run.record["tokens_per_step"], y_label="nats per token")
     return figure(
         drawing,
-        f"Mean since the log line before; the last are {_last_values(run, named)}. Look for a "
-        "curve that still falls at its end (training longer would help) and for jumps (the "
-        "learning rate is too high).",
+        f"Mean since the log line before; the last are {_last_values(run, named)}. "
+        "Look for a curve that still falls at its end (training longer would help) "
+        "and for jumps (the learning rate is too high).",
         title="Training loss",
     )
 
@@ -123,17 +122,14 @@ def _last_values(run: RunFiles, named: tuple[tuple[str, str, str], ...]) -> str:
 
 
 def _held_out(run: RunFiles) -> Html:
-    named = (
-        ("whole", "eval/bits_per_byte", BLUE),
-        ("middle", "eval/middle_bits_per_byte", ORANGE),
-    )
+    named = (("whole", "eval/bits_per_byte", BLUE), ("middle", "eval/middle_bits_per_byte", ORANGE))
     lines = [Curve(name, run.series(key), color) for name, key, color in named if run.series(key)]
     if not lines:
         absent = "held-out scores during training"
         return tag("div", missing(absent, "train.py with --eval_steps and --held_out_rows"))
     references = {}
-    if run.results:
-        whole = run.results["bits_per_byte"]
+    if run.heldout:
+        whole = run.heldout["bits_per_byte"]
         references = {name: whole[name]["value"] for name in ("gzip", "xz")}
     drawing = curves(
         lines,
@@ -155,9 +151,9 @@ def _held_out(run: RunFiles) -> Html:
         origin += scored.sentence
     return figure(
         drawing,
-        f"{rows}{origin}; the last scores are {_last_values(run, named)}. Lower is better. Look "
-        "for a curve that turns upwards while the training loss falls: the model then learns its "
-        f"files by heart.{dashes}",
+        f"{rows}{origin}; the last scores are {_last_values(run, named)}. Lower is better. "
+        "Look for a curve that turns upwards while the training loss falls: "
+        f"the model then learns its files by heart.{dashes}",
         title=f"Held-out {units}" if scored.is_known_held_out else "Scores during training",
     )
 
@@ -235,12 +231,12 @@ def settings(run: RunFiles) -> Html:
         **{f"host {name}": value for name, value in record["host"].items()},
         "rows": record["data"],
         "FLOP per token": count(record["flops_per_token"]),
-        **{f"identity {name}": _plain(value) for name, value in record["identity"].items()},
+        **{f"identity {name}": plain(value) for name, value in record["identity"].items()},
     }
     groups = [
         fold(
             f"{name}: {len(values)} settings",
-            table(["setting", "value"], [[k, _plain(v)] for k, v in values.items()], words=2),
+            table(["setting", "value"], [[k, plain(v)] for k, v in values.items()], words=2),
         )
         for name, values in record["arguments"].items()
     ]
@@ -253,7 +249,7 @@ def settings(run: RunFiles) -> Html:
     )
 
 
-def _plain(value: Any) -> Html | str:
+def plain(value: Any) -> Html | str:
     """A setting's value on one line."""
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"

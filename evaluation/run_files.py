@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.results import FOLDER, HELDOUT, file_name, find_results
 from hugcoder.data import corpus, token_store
 from hugcoder.data.training_data import TrainingData, corpora_of_record, joined, training_data
 from hugcoder.files import MANIFEST, keys_demanded, read_object
@@ -18,7 +19,7 @@ from hugcoder.refusal import Refusal
 from hugcoder.run import checkpoint
 
 RECORD, METRICS, MEASURED = "run.json", "metrics.jsonl", "measure.json"
-RESULTS = Path("evaluation") / "results.json"
+HELDOUT_PARTS = ("bits_per_byte", "middle_bits_per_byte", "infilling")
 ACCOUNTS = ("splits", "languages", "licenses", "repositories", "held_out_repositories")
 
 
@@ -29,6 +30,8 @@ class RunFiles:
     Args:
         metrics: the lines of metrics.jsonl in order.
         corpus_path: where the corpus should be; empty when nothing says it.
+        heldout: the results of `python -m evaluation heldout`.
+        other_results: those of every other measurement.
         store, tokenizer: manifest of the token store and measure.json of its tokenizer.
     """
 
@@ -36,7 +39,8 @@ class RunFiles:
     record: dict[str, Any]
     metrics: list[dict[str, Any]]
     model_config: dict[str, Any] | None
-    results: dict[str, Any] | None
+    heldout: dict[str, Any] | None
+    other_results: list[dict[str, Any]]
     store: dict[str, Any] | None
     corpus_path: str
     corpus: dict[str, Any] | None
@@ -57,18 +61,18 @@ class RunFiles:
 
     @property
     def scored_in_training(self) -> TrainingData:
-        """What the weights have seen beside the rows that the training loop scores."""
+        """What the model was trained on, against the rows that the training loop scores."""
         corpus_name = self.record["identity"]["corpus"]
         by = corpus.held_out_by(self.corpus or {})
         return training_data(corpora_of_record(self.record, corpus_name), corpus_name, by)
 
     @property
-    def scored_in_results(self) -> TrainingData:
-        """What the weights have seen, as the run and the results say, beside the results' files."""
-        told = self.results.get("training_data", {})
+    def scored_in_heldout(self) -> TrainingData:
+        """What the model was trained on, as run and results say, against the files scored."""
+        told = self.heldout.get("training_data", {})
         own = list(self.scored_in_training.corpora)
-        fingerprint = self.results["settings"].get("corpus_fingerprint", "")
-        by = self.results["settings"].get("held_out_by", corpus.REPOSITORY)
+        fingerprint = self.heldout["settings"].get("corpus_fingerprint", "")
+        by = self.heldout["settings"].get("held_out_by", corpus.REPOSITORY)
         return training_data(joined(told.get("corpora", []), own), fingerprint, by)
 
     def series(self, name: str) -> list[tuple[float, float]]:
@@ -121,12 +125,18 @@ def read_run(folder: Path, corpus_path: str = "") -> RunFiles:
     store = token_store.manifest_of(store_folder) if is_at_hand else None
     named_corpus = corpus_path or (store or {}).get("corpus", "")
     is_complete = manifest.is_complete(folder / checkpoint.FINAL_MODEL)
+    results = find_results(folder / FOLDER)
+    heldout = results.pop(HELDOUT, None)
+    with keys_demanded(folder / FOLDER, file_name(HELDOUT)):
+        for name in HELDOUT_PARTS if heldout else ():
+            heldout[name]
     return RunFiles(
         folder=folder,
         record=record,
         metrics=_read_metrics(folder / METRICS),
         model_config=_read_json(folder / "model" / "config.json") if is_complete else None,
-        results=_read_results(folder / RESULTS),
+        heldout=heldout,
+        other_results=list(results.values()),
         store=store,
         corpus_path=named_corpus,
         corpus=_read_corpus(named_corpus, is_required=bool(corpus_path)),
@@ -149,16 +159,6 @@ def _read_measured(folder: Path, store: dict[str, Any] | None) -> dict[str, Any]
     found = _read_json(Path(store["tokenizer"]) / MEASURED)
     is_same = found is not None and found.get("tokenizer_sha256") == store["tokenizer_sha256"]
     return found if is_same else None
-
-
-def _read_results(path: Path) -> dict[str, Any] | None:
-    results = _read_json(path)
-    if results is not None and results.get("kind") != "evaluation":
-        raise Refusal(
-            f"{path} is not what `python -m evaluation` writes (its kind is "
-            f"{results.get('kind')!r}); move it away and evaluate again."
-        )
-    return results
 
 
 def _read_corpus(path: str, *, is_required: bool) -> dict[str, Any] | None:

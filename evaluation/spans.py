@@ -2,12 +2,11 @@
 
 single_line: from behind a line's indentation to its end. multi_line: the same over 2 to 10 lines.
 random: 1 to 256 characters from anywhere, log-uniform in length. Positions are characters and
-depend on the files and the seed alone, never on the tokenizer, so that all models are asked the
+depend only on the files and the seed, never on the tokenizer, so that all models are asked the
 same. Files take turns, so repositories are balanced as the files are.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -63,7 +62,7 @@ def choose_spans(
 
 
 def digest(spans: list[BenchmarkSpan]) -> str:
-    """A hash that two evaluations share if and only if they asked the same."""
+    """A hash that two evaluations share if and only if they had the same holes."""
     lines = [f"{s.kind} {s.document.blob_sha} {s.document.path} {s.start} {s.stop}" for s in spans]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -72,30 +71,22 @@ def _draw(document: Document, kind: str, turn: int, seed: int) -> fim.Span | Non
     """One usable hole, or None when a file gives none."""
     key = hash_order(seed, kind, str(turn), document.blob_sha, document.path)
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-    draw = _DRAWS[kind]
-    candidates = (draw(document.text, rng) for _ in range(TRIES))
+    candidates = (_candidate(document.text, kind, rng) for _ in range(TRIES))
     usable = (span for span in candidates if span and _is_usable(document.text, span))
     return next(islice(usable, 1), None)
 
 
 def _is_usable(text: str, span: fim.Span) -> bool:
-    """Whether something stands before the hole (plain text has to be predicted from something)
-    and it holds more than blanks.
-    """
+    """Whether there is text before the hole, to predict it from, and more than blanks in it."""
     middle = text[span.start : span.stop]
     return span.start > 0 and len(middle) <= MAX_CHARACTERS and middle.strip() != ""
 
 
-def _random(text: str, rng: np.random.Generator) -> fim.Span | None:
-    return fim.draw_span(text, rng, _SHORT)
-
-
-def _single_line(text: str, rng: np.random.Generator) -> fim.Span | None:
-    return _lines(text, rng, 1)
-
-
-def _multi_line(text: str, rng: np.random.Generator) -> fim.Span | None:
-    return _lines(text, rng, int(rng.integers(2, MAX_LINES + 1)))
+def _candidate(text: str, kind: str, rng: np.random.Generator) -> fim.Span | None:
+    if kind == "random":
+        return fim.draw_span(text, rng, _SHORT)
+    num_lines = 1 if kind == "single_line" else int(rng.integers(2, MAX_LINES + 1))
+    return _lines(text, rng, num_lines)
 
 
 def _lines(text: str, rng: np.random.Generator, num_lines: int) -> fim.Span | None:
@@ -111,10 +102,3 @@ def _lines(text: str, rng: np.random.Generator, num_lines: int) -> fim.Span | No
     start = line_start + len(taken[0]) - len(taken[0].lstrip())
     stop = line_start + len("\n".join(taken)) - taken[-1].endswith("\r")
     return fim.Span(start, stop)
-
-
-_DRAWS: dict[str, Callable[[str, np.random.Generator], fim.Span | None]] = {
-    "single_line": _single_line,
-    "multi_line": _multi_line,
-    "random": _random,
-}

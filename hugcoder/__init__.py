@@ -1,6 +1,4 @@
-"""The library behind HugCoder's entry points: no argparse, no print, no sys.argv below this
-folder.
-"""
+"""Holds the library behind HugCoder's entry points; nothing in this folder prints."""
 
 from hugcoder.installed import check_installed
 

@@ -1,8 +1,8 @@
-"""A folder beside its table of files: name -> {"bytes": size, "sha256": hash of the content}.
+"""Compares a folder with its table of files: name -> {"bytes": size, "sha256": content hash}.
 
-Manifests of checkpoints, corpora, token stores and tokenizers hold such a table. Holds the making
-of one and the three ways in which a folder can differ from it. A table that was made before sizes
-were kept lacks them, and what it lacks is not compared.
+Manifests of checkpoints, corpora, token stores and tokenizers hold such a table. This file makes
+one and finds the three ways in which a folder can differ from it. Old tables have no sizes; what a
+table lacks is not compared.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-HASHING_THREADS = 8  # hashlib gives the GIL back; about 1 to 2 GB/s a core with SHA instructions
+HASHING_THREADS = 8  # hashlib releases the GIL; about 1 to 2 GB/s a core with SHA instructions
 
 FileTable = dict[str, dict[str, Any]]
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> FileTable:
-    """Size and SHA-256 of each file, after it has reached the disk."""
+    """Return size and SHA-256 of each file, after it has reached the disk."""
 
     def facts_of(name: str) -> tuple[str, dict[str, Any]]:
         with (folder / name).open("rb") as file:
@@ -31,25 +31,25 @@ def hash_files(folder: Path, names: Iterable[str]) -> FileTable:
 
 
 def missing_or_resized(folder: Path, table: FileTable) -> str:
-    """The first file that is not there or has another size, as `x has 5 bytes, not 6`; "" = none.
+    """Name the first file that is missing or has another size, as `x has 5 bytes, not 6`.
 
-    Reads no file.
+    Returns "" when there is none. Reads no contents.
     """
     for name, facts in table.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         size = (folder / name).stat().st_size
-        said = facts.get("bytes", size)
-        if size != said:
-            number = f"{said:,}" if isinstance(said, int) else repr(said)
+        expected = facts.get("bytes", size)
+        if size != expected:
+            number = f"{expected:,}" if isinstance(expected, int) else repr(expected)
             return f"{name} has {size:,} bytes, not {number}"
     return ""
 
 
 def changed(folder: Path, table: FileTable) -> str:
-    """The first file of those with a hash in the table that has another one; "" = none.
+    """Name the first file whose hash differs from the one in the table; "" when there is none.
 
-    Reads every file, all of which must be there.
+    Reads every file that has a hash in the table; all of them must exist.
     """
     hashed = [name for name, facts in table.items() if "sha256" in facts]
     now = hash_files(folder, hashed)
@@ -60,9 +60,9 @@ def changed(folder: Path, table: FileTable) -> str:
 
 
 def stranger(folder: Path, subfolders: Iterable[str], known: Collection[str]) -> str:
-    """The first file of some subfolders that is not known, as `a/x is a file too many`; "" = none.
+    """Name the first unknown file in some subfolders, as `a/x is a file too many`; "" = none.
 
-    Hidden ones do not count: file managers and file systems leave theirs everywhere.
+    Hidden files do not count: file managers and file systems leave theirs everywhere.
     """
     for subfolder in subfolders:
         there = (folder / subfolder).iterdir() if (folder / subfolder).is_dir() else ()

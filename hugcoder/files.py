@@ -1,5 +1,6 @@
-"""Files that are whole or not there: temporary names, renames, and folders that a manifest
-completes. Also files of JSON lines by step, which a resumed run cuts back.
+"""Writes files that are either whole or absent: temporary names, renames, manifests of folders.
+
+Also writes files of JSON lines by step, which a resumed run cuts back.
 """
 
 import errno
@@ -21,9 +22,7 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` when the block ends well, delete it
-    when it does not.
-    """
+    """Yield a temporary path; rename it to `path` after success, delete it after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -31,19 +30,19 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
-    except OSError as error:  # a write that fails does not say where
+    except OSError as error:  # a failed write does not name the file
         error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-ROOM_NEEDED = 64 << 20  # bytes; less free room than this explains a write that failed
+ROOM_NEEDED = 64 << 20  # bytes; with less free room, a full disk explains a failed write
 
 
 @contextmanager
 def full_disk_shown(folder: Path) -> Iterator[None]:
-    """Turn the errors with which torch and safetensors meet a full disk into the OSError it is."""
+    """Turn the errors that torch and safetensors raise on a full disk into an OSError."""
     try:
         yield
     except Exception as error:
@@ -53,16 +52,17 @@ def full_disk_shown(folder: Path) -> Iterator[None]:
 
 
 def set_usual_mode(path: Path) -> None:
-    """Give a file the mode that the umask gives new ones; safetensors leaves 0600, so that nobody
-    else in the group could read the weights.
+    """Give a file the mode that the umask gives new files.
+
+    safetensors leaves 0600, so nobody else in the group could read the weights.
     """
     mode = 0o666 & ~umask()
-    if stat.S_IMODE(path.stat().st_mode) != mode:  # file systems without modes have nothing to set
+    if stat.S_IMODE(path.stat().st_mode) != mode:  # some file systems cannot set modes
         path.chmod(mode)
 
 
 def umask() -> int:
-    """This process's; os.umask would have to change it, for all threads, to tell it."""
+    """Read this process's umask; os.umask could only read it by changing it for all threads."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"^Umask:\s*(\d+)", status, re.MULTILINE)[1], 8)
 
@@ -76,32 +76,32 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete folder, or None when the folder is not complete.
+    """Return the manifest of a folder, or None when the folder is not complete.
 
-    Raises: Refusal when it is damaged.
+    Raises: Refusal when the manifest is damaged.
     """
     path = folder / MANIFEST
     return read_object(path) if path.is_file() else None
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file holds. Raises: Refusal when it holds none."""
+    """Read the JSON object in a file. Raises: Refusal when the file holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or brackets for ever
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise Refusal(f"{path} is damaged ({error}); make it again or remove it.") from None
     if not isinstance(value, dict):
         kind = type(value).__name__
-        raise Refusal(f"{path} is damaged (a {kind}, no JSON object); make it again or remove it.")
+        raise Refusal(f"{path} is damaged (a {kind}, not an object); make it again or remove it.")
     return value
 
 
 @contextmanager
 def keys_demanded(folder: Path, name: str = MANIFEST) -> Iterator[None]:
-    """Turn the errors of looking up what a manifest lacks into a sentence that names the file."""
+    """Turn errors about missing or wrong entries of a manifest into a Refusal naming the file."""
     try:
         yield
-    except Refusal:  # a ValueError too
+    except Refusal:  # it is a ValueError too
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Refusal(
@@ -112,9 +112,9 @@ def keys_demanded(folder: Path, name: str = MANIFEST) -> Iterator[None]:
 
 @contextmanager
 def format_demanded(path: Path, name: str) -> Iterator[None]:
-    """Turn what pyarrow raises over a damaged file into a sentence that names it.
+    """Turn pyarrow's errors about a damaged file into a Refusal that names the file.
 
-    Args: name: of the format that the file must have.
+    Args: name: the format that the file must have.
     """
     import pyarrow
 
@@ -138,9 +138,9 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def cut_back(path: Path, step: int, closing: tuple[str, ...] = ()) -> None:
-    """Keep the lines of a file of JSON lines, if it is there, that do not lie after `step`.
+    """Drop the lines after `step` from a file of JSON lines, if the file exists.
 
-    Args: closing: how names begin whose lines at `step` itself go too.
+    Args: closing: drop lines at `step` too, if they hold a name that begins with one of these.
     """
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -156,7 +156,7 @@ def _has(line: str, beginnings: tuple[str, ...]) -> bool:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; a torn last line counts as infinitely late."""
+    """Return the step of a line; infinity for a torn last line."""
     try:
         return json.loads(line)["step"]
     except (ValueError, RecursionError, KeyError, TypeError):
@@ -164,6 +164,6 @@ def _step_of(line: str) -> float:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
+    """Compute the SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

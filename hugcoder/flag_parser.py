@@ -1,4 +1,4 @@
-"""The parser of flags: HfArgumentParser over groups of dataclasses, with sentences for errors."""
+"""Parses flags with HfArgumentParser over groups of dataclasses; errors become refusals."""
 
 import argparse
 import dataclasses
@@ -13,19 +13,19 @@ from transformers import HfArgumentParser
 
 from hugcoder.refusal import Refusal, program_name
 
-LIBRARIES = {"transformers", "trl"}  # whose settings a group of ours may build on
+LIBRARIES = {"transformers", "trl"}  # our groups may inherit settings from these
 
 
 class FlagParser(HfArgumentParser):
-    """HfArgumentParser that raises instead of exiting and lists a subclass's own fields before
-    inherited ones.
-    """
+    """Raises instead of exiting, and lists a subclass's own fields before inherited ones."""
 
-    def __init__(self, groups: Sequence[type], description: str):
+    def __init__(self, groups: Sequence[type], description: str, command: str):
         super().__init__(
             groups,
             prog=program_name(),
-            usage="%(prog)s [RECIPE.yaml ...] [--setting value ...]",
+            usage=" ".join(
+                ["%(prog)s", *command.split(), "[RECIPE.yaml ...] [--setting value ...]"]
+            ),
             description=description,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
@@ -74,10 +74,10 @@ class FlagParser(HfArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults without the noise of `None` and of dashed spellings."""
+    """Shows defaults, but no `None` and no dashed spellings."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").strip().replace("%%", "%")  # some write it as argparse has it
+        text = (action.help or "").strip().replace("%%", "%")  # some helps are escaped, some not
         text = text.replace("%", "%%").replace("%%(default)", "%(default)")
         shown = action.default not in (None, argparse.SUPPRESS, [], "") and "%(default)" not in text
         return f"{text} (default: %(default)s)" if shown and action.option_strings else text

@@ -1,8 +1,8 @@
-"""Names of models on the hub: what can be one, and whether the hub has it, answered soon.
+"""Tells whether a name can be a hub model and whether the hub has it, within seconds.
 
-A local path with a typing mistake looks like a name of the hub, and where no network is there the
-libraries try for a minute. Holds no download; `hugcoder.model.pretrained` and
-`hugcoder.data.tokenizer_files` do that.
+A local path with a typing mistake looks like a hub name, and without a network the libraries retry
+for a minute. Holds no download; `hugcoder.model.pretrained` and `hugcoder.data.tokenizer_files` do
+that.
 """
 
 import difflib
@@ -17,13 +17,13 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def can_be_hub_name(name: str) -> bool:
-    """Whether a name that is no folder may mean a model of the hub, and no mistyped path."""
+    """Tell whether a name that is not a folder may be a hub model, rather than a mistyped path."""
     first = name.partition("/")[0]
     return bool(HUB_NAME.fullmatch(name)) and first != "runs" and not Path(first).exists()
 
 
 def did_you_mean(name: str) -> str:
-    """A question that names the path most like one that is not there; empty where none is alike."""
+    """Ask for the most similar path to one that does not exist; "" when none is similar."""
     near = "" if Path(name).exists() else _nearest_path(name)
     return f" Did you mean {near}?" if near else ""
 
@@ -39,9 +39,9 @@ def _nearest_path(name: str) -> str:
 
 
 def check_hub_has(name: str) -> None:
-    """Ask the hub for a model that is not in the cache.
+    """Ask the hub whether it has a model, unless the cache has it.
 
-    Raises: Refusal, in seconds, when it has none of this name or cannot be reached.
+    Raises: Refusal, within seconds, when the hub lacks it or cannot be reached.
     """
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import build_hf_headers, get_session
@@ -51,15 +51,15 @@ def check_hub_has(name: str) -> None:
     unreachable = f"there is no folder {name}, no copy of a hub model {name} in the cache, and"
     give = f"give a folder, or download the model where there is a network.{did_you_mean(name)}"
     if constants.is_offline_mode():
-        raise Refusal(f"{unreachable} HF_HUB_OFFLINE forbids to ask the hub; {give}")
+        raise Refusal(f"{unreachable} HF_HUB_OFFLINE forbids asking the hub; {give}")
     url = hf_hub_url(name, "config.json")
     try:
         answer = get_session().head(url, headers=build_hf_headers(), timeout=PATIENCE_SECONDS)
-    except Exception as error:  # httpx's and the hub's own, of no common class
+    except Exception as error:  # httpx's and the hub's own, without a common class
         raise Refusal(f"{unreachable} the hub cannot be reached ({told(error)}); {give}") from None
     if answer.status_code in (401, 403, 404):
         raise Refusal(
             f"there is no folder {name}, and the hub gives no model {name} (it says "
-            f"{answer.status_code}); look at the name, or log in by `hf auth login` where its "
-            f"owner must let you in.{did_you_mean(name)}"
+            f"{answer.status_code}); check the name, or log in with `hf auth login` if its owner "
+            f"restricts access.{did_you_mean(name)}"
         )

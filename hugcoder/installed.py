@@ -1,5 +1,6 @@
-"""Says in one sentence that packages cannot be used: not installed for this Python, as where the
-virtual environment is not active, or not to be loaded. Needs none of them.
+"""Says in one sentence which packages are not installed or cannot be loaded.
+
+They are often not installed because the virtual environment is not active. Imports none of them.
 """
 
 import os
@@ -16,7 +17,7 @@ NEEDED += ("yaml",)
 
 
 def check_installed() -> None:
-    """Ends the program with exit code 2 where a package, or the working folder, is missing."""
+    """End the program with exit code 2 when a package or the working folder is missing."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -31,8 +32,9 @@ def check_installed() -> None:
 
 
 def why_not_loaded(error: Exception) -> str:
-    """The sentence for an error that a package raised while it was being imported, as torch does
-    where TORCH_LOGS names no log that it knows; empty for any other error.
+    """Return a sentence for an error that a package raised during its import, "" for any other.
+
+    torch raises one when TORCH_LOGS names a log that it does not know.
     """
     packages = Path(sysconfig.get_paths()["purelib"])
     package = ""
@@ -41,7 +43,7 @@ def why_not_loaded(error: Exception) -> str:
         if path.is_relative_to(packages):
             is_importing = frame.name == "<module>"
             package = path.relative_to(packages).parts[0] if is_importing else package
-        elif "importlib" not in path.parts:  # the standard library's, between two imports
+        elif "importlib" not in path.parts:  # importlib's frames lie between two imports
             package = ""
     if not package:
         return ""

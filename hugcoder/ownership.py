@@ -1,10 +1,10 @@
-"""One owner of an output folder at a time: a second start is refused while the first is at work.
+"""Gives an output folder one owner at a time: a second start is refused while the first works.
 
-The owner is a file, .owner.json, that names host, process and start, and whose time a thread moves
-every few seconds. A holder on this machine is gone when its process is; a suspended one is alive.
-Of one elsewhere (another host, another container) only the file's time can be seen: where that
-stands still for a minute the folder is taken over. Changes of the owner are made under a lock that
-the kernel drops with its process; where the disk has no such locks, a second look after a moment
+The owner is a file, .owner.json, that names host, process and start. A thread touches it every few
+seconds. An owner on this machine is gone when its process is gone; a suspended process is alive. Of
+an owner elsewhere (another host, another container) only the file's time can be seen: if it does
+not change for a minute, the folder is taken over. The owner file is changed under a lock that the
+kernel drops when the process ends; if the disk has no such locks, a second look after a moment
 decides. No clock is read: times of the disk are only compared with each other.
 """
 
@@ -28,19 +28,19 @@ from hugcoder.refusal import EXIT_REFUSED, Refusal, program_name
 logger = logging.getLogger(__name__)
 
 OWNER, CHANGING = ".owner.json", ".owner.lock"
-FILES = frozenset({OWNER, CHANGING})  # in the folder, but no part of what it holds
+FILES = frozenset({OWNER, CHANGING})  # in the folder, but not part of its content
 REFRESH_SECONDS = 5.0
-PATIENCE_SECONDS = 60.0  # twelve signs of life, of which an NFS client may see some late
-SETTLE_SECONDS = 2.0  # on a disk without locks, until everyone who meant to take over has done it
+PATIENCE_SECONDS = 60.0  # twelve signs of life; an NFS client may see some of them late
+SETTLE_SECONDS = 2.0  # on a disk without locks, until all starts that take over have written
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What the owner file says; all empty of a file that is still being written.
+    """Holds what the owner file says; empty while the file is still being written.
 
-    boot, namespace: of the machine and of the container. began: of the process, in ticks since the
-    machine's start. inode: of the file, so that a copy of it in a copied folder is known as one.
+    boot: the machine's start. namespace: the container. began: the start of the process, in ticks
+    since the machine's. inode: that of the file, which tells it from its copy in a copied folder.
     """
 
     host: str = ""
@@ -55,13 +55,13 @@ class Owner:
 
     def __str__(self) -> str:
         if not self.token:
-            return "a start that has not said who it is"
+            return "a start whose owner file names nobody yet"
         return f"{self.command} (pid {self.pid} on host {self.host}, since {self.since})"
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """The owner file at one moment."""
+    """Holds the owner file as it was at one moment."""
 
     owner: Owner
     inode: int
@@ -72,13 +72,13 @@ class Sighting:
 def owned(
     folder: Path, patience: float = PATIENCE_SECONDS, refresh: float = REFRESH_SECONDS
 ) -> Iterator[None]:
-    """Hold an output folder, which is made if need be, for as long as the block runs.
+    """Own an output folder while the block runs; make the folder if needed.
 
     Args:
-        patience: seconds for which a holder elsewhere may give no sign of life.
+        patience: seconds without a sign of life after which an owner elsewhere counts as gone.
         refresh: seconds between our own signs of life.
 
-    Raises: Refusal naming the holder when somebody else is at work in the folder.
+    Raises: Refusal naming the owner when another process works in the folder.
     """
     is_new = _make(folder)
     mine = _take(folder, patience)
@@ -89,34 +89,34 @@ def owned(
     try:
         yield
     finally:
-        if os.getpid() == mine.pid:  # a forked child leaves by this way too
+        if os.getpid() == mine.pid:  # a forked child leaves this block too
             is_over.set()
             thread.join()
-            with suppress(OSError):  # a dead process's file blocks nobody; what ended us matters
+            with suppress(OSError):  # a leftover file blocks nobody; keep the error that ended us
                 _release(folder, mine)
                 if is_new and not any(folder.iterdir()):
                     folder.rmdir()
 
 
 def holder_of(folder: Path) -> str:
-    """What tells the present owner of a folder from every other one; empty where there is none."""
+    """Return an id of the present owner of a folder; "" when there is none."""
     found = _look(folder)
     return "" if found is None else found.owner.token or str(found.inode)
 
 
 def contents(folder: Path) -> list[Path]:
-    """What lies in a folder besides the marks of its owner; nothing when there is no folder."""
+    """List a folder without its owner files; an absent folder is empty."""
     there = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in there if path.name not in FILES)
 
 
 def _make(folder: Path) -> bool:
-    """Make the folder; whether it was not there. Raises: Refusal where a file is in the way."""
+    """Make the folder; tell whether it is new. Raises: Refusal when a file is in the way."""
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise Refusal(f"{folder} is no folder, or lies in a file; give another.") from None
+        raise Refusal(f"{folder} is not a folder, or lies in a file; give another.") from None
     return is_new
 
 
@@ -124,8 +124,8 @@ def _make(folder: Path) -> bool:
 
 
 def _take(folder: Path, patience: float) -> Owner:
-    """Become the owner. Raises: Refusal when there is one who is alive."""
-    watched: Sighting | None = None  # the holder who gave no sign of life for so long
+    """Become the owner. Raises: Refusal when there is an owner that is alive."""
+    watched: Sighting | None = None  # an owner that gave no sign of life
     while True:
         with _changing(folder) as has_lock:
             found = _look(folder)
@@ -146,9 +146,9 @@ def _take(folder: Path, patience: float) -> Owner:
 
 
 def _watch(folder: Path, found: Sighting, patience: float) -> Sighting:
-    """Wait as long as a holder elsewhere may be silent, and return it.
+    """Wait for `patience` seconds, and return an owner that gave no sign of life.
 
-    Raises: Refusal as soon as it gives a sign of life.
+    Raises: Refusal as soon as it gives one.
     """
     logger.warning(
         "%s is held by %s, whose process cannot be seen from here; waiting at most %g s for a sign "
@@ -161,7 +161,7 @@ def _watch(folder: Path, found: Sighting, patience: float) -> Sighting:
     while time.monotonic() < until:
         time.sleep(min(1.0, patience / 20))
         now = _look(folder)
-        if now is None:  # it has ended and taken its file away
+        if now is None:  # it has ended and removed its file
             break
         if now != found:
             raise Refusal(_is_in_use(folder, now))
@@ -174,7 +174,7 @@ def _is_in_use(folder: Path, found: Sighting | None) -> str:
 
 
 def _replace(folder: Path, found: Sighting | None) -> Owner | None:
-    """Write our owner file, in place of one that was left; None when somebody was faster."""
+    """Write our owner file, in place of a leftover one; None when another start was faster."""
     if found is not None:
         logger.warning("%s is taken over from %s, which is gone", folder, found.owner)
         (folder / OWNER).unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def _release(folder: Path, mine: Owner) -> None:
 
 
 def _keep(folder: Path, mine: Owner, is_over: threading.Event, refresh: float) -> None:
-    """Give signs of life; end this process when the folder has been taken over from it."""
+    """Give signs of life; end this process when another one has taken over the folder."""
     while not is_over.wait(refresh):
         try:
             found = _look(folder)
@@ -218,12 +218,12 @@ def _keep(folder: Path, mine: Owner, is_over: threading.Event, refresh: float) -
                 _give_way(folder, found.owner)
             if found is not None:
                 os.utime(folder / OWNER)
-        except OSError:  # a disk that is away for a while; whoever writes the results will say so
+        except OSError:  # the disk may be away for a while; writing the results will report it
             continue
 
 
 def _give_way(folder: Path, other: Owner) -> None:
-    """Two writers would spoil the folder, and the other one has begun."""
+    """End this process: two writers would spoil the folder, and the other one has begun."""
     sys.stderr.write(
         f"{program_name()}: error: {folder} was taken over by {other} while this process stood "
         "still for too long; it ends here and writes nothing more.\n"
@@ -234,20 +234,20 @@ def _give_way(folder: Path, other: Owner) -> None:
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[bool]:
-    """Keep others from changing the owner meanwhile; False where the disk has no locks."""
+    """Lock changes of the owner; yields False when the disk has no locks."""
     path = folder / CHANGING
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             has_lock = _lock(descriptor)
             if has_lock and not _is_at(path, descriptor):
-                continue  # who had it before has removed it, and others lock a newer one
+                continue  # the previous holder removed this lock file; others lock a newer one
             try:
                 yield has_lock
             finally:
                 path.unlink(missing_ok=True)
                 if has_lock:
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a child forked meanwhile
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked meanwhile holds it too
             return
         finally:
             os.close(descriptor)
@@ -275,7 +275,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _look(folder: Path) -> Sighting | None:
-    """The owner file; None when there is none. Opened anew: a network disk then asks its server."""
+    """Read the owner file; None without one. Opening it makes a network disk ask its server."""
     try:
         with (folder / OWNER).open("rb") as file:
             status, content = os.fstat(file.fileno()), file.read()
@@ -289,9 +289,9 @@ def _look(folder: Path) -> Sighting | None:
 
 
 def _state_of(found: Sighting) -> Literal["alive", "gone", "unseen"]:
-    """Whether the holder lives, as far as this process can see.
+    """Tell whether the owner is alive, as far as this process can see.
 
-    A copy of an owner file says nothing of its folder: it counts as that of somebody elsewhere.
+    A copied owner file says nothing about its folder: it counts as that of an owner elsewhere.
     """
     owner = found.owner
     is_here = bool(_boot()) and (owner.boot, owner.namespace) == (_boot(), _namespace())
@@ -303,7 +303,7 @@ def _state_of(found: Sighting) -> Literal["alive", "gone", "unseen"]:
 
 
 def _began(pid: int) -> str:
-    """When a process began; empty when it is gone, or dead and only not yet waited for."""
+    """Return when a process began; "" when it is gone or a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -313,7 +313,7 @@ def _began(pid: int) -> str:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether it may be the process of another user, which some machines do not show (hidepid)."""
+    """Tell whether it may be another user's process, which some machines hide (hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -324,11 +324,11 @@ def _is_hidden(pid: int) -> bool:
 
 
 def _boot() -> str:
-    """This start of this machine; empty in sandboxes that do not tell it."""
+    """Return the id of this start of this machine; "" in sandboxes that hide it."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def _namespace() -> str:
-    """Where process numbers count: those of another container are not ours."""
+    """Return the namespace of process numbers; another container has numbers of its own."""
     return os.readlink("/proc/self/ns/pid") if os.path.lexists("/proc/self/ns/pid") else ""

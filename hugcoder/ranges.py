@@ -1,6 +1,6 @@
-"""What numbers a setting may have, checked for a whole group at once; loads no torch.
+"""Checks the numbers of a whole group of settings against their ranges; loads no torch.
 
-A comparison lets NaN through as easily as it stops it, so no group compares for itself.
+A plain comparison may let NaN through, so groups use these ranges and do not compare themselves.
 """
 
 import math
@@ -13,7 +13,7 @@ from hugcoder.refusal import Refusal
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from low to high; `above` and `below` take the ends out."""
+    """Holds finite numbers from low to high; `above` and `below` exclude the ends."""
 
     low: float
     high: float = math.inf
@@ -47,7 +47,7 @@ BYTES = Range(1, 10**15, is_whole=True)  # sums of them fit 64 bits
 
 
 def check_ranges(settings: Any, ranges: Mapping[str, Range]) -> None:
-    """Raises: Refusal naming the first setting outside its range; None is none and passes."""
+    """Check ranges. Raises: Refusal naming the first setting out of range; None passes."""
     for name, allowed in ranges.items():
         value = getattr(settings, name)
         if value is not None and not allowed.holds(value):
@@ -55,7 +55,7 @@ def check_ranges(settings: Any, ranges: Mapping[str, Range]) -> None:
 
 
 def check_steps_or_share(settings: Any, *names: str) -> None:
-    """Raises: Refusal for a number that is neither a number of steps nor a share of the run."""
+    """Check settings. Raises: Refusal for a number that is neither steps nor a share of the run."""
     for name in names:
         value = getattr(settings, name)
         is_count = value is None or COUNT.holds(value)

@@ -1,9 +1,9 @@
-"""Recipes: YAML files of flags, turned into command-line words that stand before the user's own.
+"""Turns recipes (YAML files of flags) into command-line words before the user's own.
 
 One parser (HfArgumentParser over dataclasses) then checks both, so a recipe cannot hold what the
-command line would refuse. Later recipes win over earlier ones and flags win over recipes. Every
-refusal names the flag, where each value came from and what is allowed. Holds no defaults: those are
-in the dataclasses.
+command line would refuse. Later recipes win over earlier ones, and flags win over recipes. Every
+refusal names the flag, where each value came from and what is allowed. The defaults are in the
+dataclasses, not here.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ def parse(
     description: str,
     positional: str = "",
     texts: Collection[str] = (),
+    command: str = "",
 ) -> Any:
     """Parse recipe files, then flags, into one instance of each dataclass of `groups`.
 
@@ -41,14 +42,15 @@ def parse(
         argv: words after the program's name; leading ones that end in .yaml or .yml are recipe
         files.
         description: first paragraph of --help.
-        positional: name of the field that a leading word which is no recipe stands for.
-        texts: names of the fields whose value is free text: the word behind such a flag is its
-        value, also where it begins with dashes, unless it is a flag of this program.
+        positional: name of the field that a leading word sets, if the word is not a recipe.
+        texts: names of the fields whose value is free text: the word after such a flag is its
+        value, even if it begins with dashes, unless it is a flag of this program.
+        command: what --help shows behind the program's name, as in `report RUN`.
 
     Returns: the instances in the order of `groups` (the instance itself for one group).
     Raises: Refusal for anything a user can repair.
     """
-    parser = FlagParser(groups, description=description)
+    parser = FlagParser(groups, description, command)
     words = _joined(parser, list(sys.argv[1:] if argv is None else argv), texts)
     if "--help" in words or "-h" in words:
         parser.print_help()
@@ -67,14 +69,14 @@ def parse(
 
 
 def _joined(parser: FlagParser, words: list[str], texts: Collection[str]) -> list[str]:
-    """The words, with a flag of `texts` and the word behind it as one, `--flag=word`.
+    """Join each flag of `texts` with the word after it into one word, `--flag=word`.
 
-    Raises: Refusal for a word that no file or text can hold: half a character.
+    Raises: Refusal for a word that is not UTF-8, which no file or text can hold.
     """
     for word in words:
         if re.search("[\ud800-\udfff]", word):
             raise Refusal(
-                f"{word!r} on {COMMAND_LINE} is not UTF-8, or the locale is none of UTF-8 (now "
+                f"{word!r} on {COMMAND_LINE} is not UTF-8, or the locale is not UTF-8 (it is "
                 f"{sys.getfilesystemencoding()}); rename it, or run with PYTHONUTF8=1."
             )
     joined, rest = [], iter(words)
@@ -93,13 +95,13 @@ def _joined(parser: FlagParser, words: list[str], texts: Collection[str]) -> lis
 
 
 def _is_flag(parser: FlagParser, word: str) -> bool:
-    """Whether a word is a flag with an effect; asking for help is also a text."""
+    """Tell whether a word is a flag other than --help, which may be a text."""
     name = word.partition("=")[0]
     return name.startswith("--") and name != "--help" and parser.flag(name[2:]) is not None
 
 
 def _found(setting: Setting) -> Setting:
-    """A setting whose paths are found. Raises: Refusal for an output folder without a name."""
+    """Resolve the paths of a setting. Raises: Refusal for an output folder without a name."""
     if setting.name == "output_dir" and not "".join(setting.words).strip():
         raise Refusal(
             f"output_dir is empty ({setting.place}), as from a variable that is not set; give a "
@@ -109,18 +111,19 @@ def _found(setting: Setting) -> Setting:
 
 
 def from_anywhere(word: str) -> str:
-    """A path as it is meant: ~/ is the home folder, also where no shell has seen it, and what
-    begins with configs/, as the recipes name them, that of HugCoder where there is none here.
+    """Resolve a path: ~/ is the home folder, even if no shell has expanded it.
+
+    A path in configs/, as recipes name them, is HugCoder's own when it does not exist here.
     """
     if word.startswith("~/"):
-        return os.path.expanduser(word)  # as it is where there is no home
+        return os.path.expanduser(word)  # unchanged without a home folder
     shipped = Path(__file__).parent.parent / word
     is_theirs = word.startswith("configs/") and not Path(word).exists() and shipped.exists()
     return str(shipped) if is_theirs else word
 
 
 def _collect(parser: FlagParser, words: list[str], positional: str) -> list[Setting]:
-    """All settings in the order in which they count, each with the place it came from."""
+    """List all settings in the order in which they count, each with the place it came from."""
     settings: list[Setting] = []
     while words and not words[0].startswith("-"):
         word = words.pop(0)
@@ -129,7 +132,9 @@ def _collect(parser: FlagParser, words: list[str], positional: str) -> list[Sett
         elif positional and all(setting.name != positional for setting in settings):
             settings.append(Setting(positional, (word,), COMMAND_LINE))
         elif positional:
-            raise Refusal(f"{word!r} stands where a recipe or a flag would; give one {positional}.")
+            raise Refusal(
+                f"{word!r} stands where a recipe or a flag is expected; give one {positional}."
+            )
         else:
             raise Refusal(
                 f"{word!r} is neither a recipe (a .yaml file) nor a flag; recipes come first, then "
@@ -149,8 +154,10 @@ def _collect(parser: FlagParser, words: list[str], positional: str) -> list[Sett
 def _without_replaced(
     parser: FlagParser, groups: Sequence[type], settings: list[Setting]
 ) -> list[Setting]:
-    """Drop what a later place says in another way: `_replaces` of a group names for a setting those
-    that it stands in place of. Both in one place stay, for the group to refuse.
+    """Drop settings that a later place replaces under another name.
+
+    `_replaces` of a group names, for a setting, those that it replaces. Both in one place are kept,
+    and the group refuses them.
     """
     final = {setting.name: setting for setting in settings}
     places = itertools.groupby(settings, key=lambda setting: setting.file)
@@ -161,7 +168,7 @@ def _without_replaced(
             if other in final and order[other] < order[name]:
                 gone, now = final.pop(other), final[name]
                 logger.info(
-                    "%s %s (%s) goes in place of %s %s (%s)",
+                    "%s %s (%s) replaces %s %s (%s)",
                     *(now.name, now.value, now.place, gone.name, gone.value, gone.place),
                 )
     return list(final.values())
@@ -179,7 +186,7 @@ def _command_line_settings(parser: FlagParser, words: list[str]) -> list[Setting
         if action is None:
             before = words[start - 1] if start else ""
             as_value = (
-                f" As the value of {before} it is written {before}={words[start]}."
+                f" As the value of {before}, write {before}={words[start]}."
                 if _is_flag(parser, before) and "=" not in before
                 else ""
             )
@@ -189,7 +196,7 @@ def _command_line_settings(parser: FlagParser, words: list[str]) -> list[Setting
             )
         for word in values[0 if action.nargs == "?" else 1 :]:
             if word.endswith((".yaml", ".yml")) and Path(from_anywhere(word)).is_file():
-                raise Refusal(f"{word} stands behind --{name}; recipes come first, then flags.")
+                raise Refusal(f"{word} stands after --{name}; recipes come first, then flags.")
         setting = checked_setting(action, values, COMMAND_LINE)
         if setting.name in settings:
             first = settings[setting.name].value
@@ -202,7 +209,7 @@ def _command_line_settings(parser: FlagParser, words: list[str]) -> list[Setting
 
 
 def _words(settings: list[Setting]) -> list[str]:
-    """Command-line words of the settings that count; the last one of a name wins."""
+    """Return the command-line words of the settings that count; the last one of a name wins."""
     words = []
     for setting in {setting.name: setting for setting in settings}.values():
         if len(setting.words) == 1:  # in this form a value may begin with a minus
@@ -213,7 +220,7 @@ def _words(settings: list[Setting]) -> list[str]:
 
 
 def _with_places(message: str, settings: list[Setting]) -> str:
-    """Add to a refusal where the settings it speaks of were written."""
+    """Add to a refusal where the settings that it names were written."""
     final = {setting.name: setting for setting in settings}
     named = [
         s for s in final.values() if re.search(rf"(?<![\w.]){re.escape(s.name)}(?![\w])", message)
@@ -223,7 +230,7 @@ def _with_places(message: str, settings: list[Setting]) -> str:
 
 
 def assignments(words: Sequence[str], flag: str) -> dict[str, float]:
-    """Parse words like `random=0.4` into a mapping of name to number; a name may hold `=` itself.
+    """Parse words like `random=0.4` into a mapping of name to number; a name may contain `=`.
 
     Raises: Refusal naming `flag` for a word that is not name=number, a repeated name or a negative
     number.

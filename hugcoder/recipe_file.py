@@ -1,4 +1,4 @@
-"""Recipe files: flat YAML, read strictly into settings; others are refused by file and line."""
+"""Reads recipe files, flat YAML, into settings; a refusal names the file and the line."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from hugcoder.setting import Setting, checked_setting
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML with 1.2 numbers (2e-5 is a float), no yes/no booleans, and duplicate keys refused."""
+    """Reads YAML with 1.2 numbers (2e-5 is a float) and without yes/no booleans."""
 
 
 _StrictLoader.yaml_implicit_resolvers = {
@@ -42,11 +42,11 @@ PLAIN_TAGS = {"str", "int", "float", "bool", "null", "timestamp", "seq", "map"}
 def read_recipe(path: Path, parser: FlagParser) -> list[Setting]:
     """Read one recipe file into settings.
 
-    Raises: Refusal when the file is missing, is no flat mapping, or holds an unknown, empty or
+    Raises: Refusal when the file is missing, is not a flat mapping, or holds an unknown, empty or
     duplicate key.
     """
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
+        what = "is not a file" if path.exists() else "does not exist"
         raise Refusal(
             f"the recipe {path} {what}; configs/recipes holds the ones that come with HugCoder."
         )
@@ -82,8 +82,9 @@ def read_recipe(path: Path, parser: FlagParser) -> list[Setting]:
 def _value_words(
     node: yaml.Node, action: argparse.Action, place: str, takes_mapping: bool
 ) -> tuple[str, ...]:
-    """A YAML value as command-line words: scalars as written, lists as several words, mappings as
-    JSON or k=v words.
+    """Turn a YAML value into command-line words.
+
+    A scalar stays as written, a list becomes several words, a mapping JSON or k=v words.
 
     Args: takes_mapping: whether the setting's type names a dict.
     """
@@ -112,7 +113,7 @@ def _value_words(
 
 
 def _word(node: yaml.Node, place: str) -> str:
-    """A scalar as it is written. Raises: Refusal where nothing stands, or something else does."""
+    """Return a scalar as written. Raises: Refusal for an empty value, a list or a mapping."""
     if not isinstance(node, yaml.ScalarNode):
         raise Refusal(f"{place} takes words and numbers here, not a list or a mapping.")
     if node.tag == f"{YAML_TAG}null" and node.style is None:
@@ -121,15 +122,17 @@ def _word(node: yaml.Node, place: str) -> str:
 
 
 def _name(node: yaml.Node, place: str) -> str:
-    """A key. Raises: Refusal for one that is a list or a mapping."""
+    """Return a key. Raises: Refusal when it is a list or a mapping."""
     if not isinstance(node, yaml.ScalarNode):
         raise Refusal(f"{place}: a name must be one word, not a list or a mapping.")
     return node.value
 
 
 def _check_plain(node: yaml.Node, place: str, seen: set[int]) -> None:
-    """Refuse what no command line can say, at every depth: tags that make Python objects, aliases
-    of whole lists (of themselves, at the worst), merges, characters that no file name may hold.
+    """Refuse what no command line can say, at every depth.
+
+    That is tags that make Python objects, aliases of whole lists (a list may even hold itself),
+    merges, and characters that no file name may hold.
     """
     if node.tag.removeprefix(YAML_TAG) not in PLAIN_TAGS:
         raise Refusal(f"{place} has the tag {node.tag!r}; give a plain value without a tag.")
@@ -146,7 +149,8 @@ def _check_plain(node: yaml.Node, place: str, seen: set[int]) -> None:
 
 
 def _plain(node: yaml.Node, place: str) -> Any:
-    """Python value of a node, refusing duplicate keys at every depth; dates stay text."""
+    """Return the Python value of a node; refuse duplicate keys at every depth; keep dates as
+    text."""
     if isinstance(node, yaml.MappingNode):
         keys = [_name(key, place) for key, _ in node.value]
         for key in keys:

@@ -1,7 +1,7 @@
-"""User mistakes: one sentence on the terminal, exit code 2, no traceback.
+"""Ends a user's mistake with one sentence on the terminal and exit code 2, without a traceback.
 
-Holds the exception that carries such a sentence, the wrapper every entry point runs its main() in,
-and the exit codes that a program which starts another one may rely on.
+Holds the exception that carries the sentence, the wrapper around every entry point's main(), and
+the exit codes that launchers may rely on.
 """
 
 import errno
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from hugcoder import installed, last_words
 
-EXIT_REFUSED = 2  # starting again is of no use before the user has done what the sentence says
+EXIT_REFUSED = 2  # do not start again before the user has done what the sentence says
 EXIT_STOPPED = 75  # stopped on request with a complete checkpoint; start again to go on
-EXIT_HUNG = 76  # nothing moved for hang_timeout_minutes; the stacks are in the run folder
+EXIT_HUNG = 76  # no progress for hang_timeout_minutes; the stacks are in the run folder
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EROFS, errno.EPERM}
@@ -27,14 +27,13 @@ BROKEN_DISK = {errno.EIO, errno.ESTALE, errno.ENOTCONN}
 
 
 class Refusal(ValueError):
-    """A mistake the user can repair: the message says what was given, what is allowed and what to
-    do.
-    """
+    """Reports a mistake that the user can repair: what was given, what is allowed, what to do."""
 
 
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a main() so that a Refusal, and what only the machine can be blamed for, ends in one
-    sentence and exit code 2. Mistakes of ours keep their traceback.
+    """Wrap a main() so that a Refusal or a fault of the machine ends in one sentence, exit code 2.
+
+    Our own mistakes keep their traceback.
     """
 
     @functools.wraps(main)
@@ -44,7 +43,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             _run(main)
         except Refusal as refusal:
             _end(str(refusal))
-        except BrokenPipeError:  # the reader of our output (head, less) went away
+        except BrokenPipeError:  # the reader of our output (head, less) has ended
             _drop_output()
             sys.exit(141)
         except KeyboardInterrupt:
@@ -59,7 +58,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def _run(main: Callable[[], None]) -> None:
-    """Run main() and write out what it printed, here where a full disk can still be told."""
+    """Run main() and flush what it printed, so that a full disk can still be reported."""
     try:
         main()
     except SystemExit:
@@ -69,8 +68,9 @@ def _run(main: Callable[[], None]) -> None:
 
 
 def _make_streams_usable() -> None:
-    """Closed streams lead to nowhere, not into the next file that is opened, and a character that
-    an ASCII terminal lacks is shown as its escape.
+    """Point closed streams to the null device, and escape characters that a terminal lacks.
+
+    Otherwise a closed stream would write into the next file that is opened.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
@@ -81,13 +81,13 @@ def _make_streams_usable() -> None:
 
 
 def _drop_output() -> None:
-    """Let what is still to be written go nowhere, so that Python's end does not try again."""
-    with suppress(OSError, ValueError):  # a stream that has no descriptor
+    """Send the rest of the output to the null device, so that Python's exit does not fail on it."""
+    with suppress(OSError, ValueError):  # the stream may have no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sentence_for(error: Exception) -> str:
-    """What to do about an error that is the machine's or a path's; empty for any other."""
+    """Say what to do about an error of the machine or of a path; "" for any other error."""
     if _is_out_of_memory(error):
         return f"memory ran out ({told(error)}): give smaller sizes, or a machine with more of it."
     if not isinstance(error, OSError):
@@ -95,7 +95,7 @@ def _sentence_for(error: Exception) -> str:
     if error is None or error.errno is None:
         return ""
     path = error.filename
-    if error.errno in NO_ROOM and error.filename2:  # a copy: it is the second one that has no room
+    if error.errno in NO_ROOM and error.filename2:  # of a copy, the second file has no room
         path = error.filename2
     where = f" ({path})" if isinstance(path, str | bytes) else ""
     what = f"{os.strerror(error.errno)}{where}: "
@@ -106,13 +106,14 @@ def _sentence_for(error: Exception) -> str:
     if error.errno in TOO_MANY_OPEN:
         return f"{what}raise the limit of open files (ulimit -n 65536), or use fewer workers."
     if error.errno in BROKEN_DISK:
-        return f"{what}the disk or its connection fails; give a path on another."
-    return f"{what}check this path, and what lies there." if where else ""
+        return f"{what}the disk or its connection fails; give a path on another disk."
+    return f"{what}check this path and what is there." if where else ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class of its own for accelerators; for the CPU, as Python for a thread's stack,
-    only words.
+    """Tell whether memory ran out, by the error's class or words.
+
+    Only accelerators have a class; torch on the CPU, and Python for a thread's stack, have words.
     """
     return (
         isinstance(error, MemoryError)
@@ -123,15 +124,16 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _from_rust(error: Exception) -> OSError | None:
-    """The OSError that tokenizers and safetensors, written in Rust, tell in words only."""
+    """Return the OSError that tokenizers and safetensors, written in Rust, report only in words."""
     is_rust = type(error) is Exception or "safetensors" in type(error).__module__
     found = re.search(r"\(os error (\d+)\)", str(error)) if is_rust else None
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 def told(error: BaseException) -> str:
-    """What an error of a library says, as part of one sentence: its first line, with the next where
-    that only announces it.
+    """Return what a library's error says, as part of a sentence.
+
+    That is its first line, and the second too if the first ends with a colon.
     """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
@@ -144,13 +146,13 @@ def told(error: BaseException) -> str:
 
 
 def program_name() -> str:
-    """How the user called this program: train.py, or python -m data_prep."""
+    """Return how the user called this program: train.py, or python -m data_prep."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
 def _end(sentence: str) -> None:
-    """Say it on one line, whatever a name or a library's words hold, and leave."""
+    """Say the sentence on one line, whatever characters it holds, and exit."""
     line = re.sub(r"\s*\n\s*", " ", sentence.strip())
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     last_words.say(f"{program_name()}: error: {line}")

@@ -1,4 +1,4 @@
-"""A flag: its help, and its words with the place they were written at."""
+"""Holds a flag's help, and its words with the place where they were written."""
 
 import argparse
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from hugcoder.refusal import Refusal
 
 
 def with_help(default: Any, text: str) -> Any:
-    """A field of a group of arguments, whose help says its effect and its unit."""
+    """Make a field of a group of arguments; the help says its effect and its unit."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One flag with its words and the place it was written at ("configs/recipes/a.yaml line 3")."""
+    """Holds a flag's words and where they were written ("configs/recipes/a.yaml line 3")."""
 
     name: str
     words: tuple[str, ...]
@@ -22,7 +22,7 @@ class Setting:
 
     @property
     def file(self) -> str:
-        """The place without its line."""
+        """Return the place without its line."""
         return self.place.rpartition(" line ")[0] or self.place
 
     @property
@@ -31,13 +31,13 @@ class Setting:
 
 
 def checked_setting(action: argparse.Action, values: tuple[str, ...], place: str) -> Setting:
-    """A setting under its field's name, whichever way it was spelled.
+    """Make a setting under its field's name, however the flag was spelled.
 
-    Raises: Refusal when one value is wanted and several are given.
+    Raises: Refusal when several values are given for one.
     """
     if isinstance(action, argparse._StoreFalseAction):  # --no_x stands for x = false
         if values:
-            raise Refusal(f"{place}: no_{action.dest} takes no value; say {action.dest} false.")
+            raise Refusal(f"{place}: no_{action.dest} takes no value; give {action.dest} false.")
         return Setting(action.dest, ("false",), place)
     if action.nargs != "+" and len(values) > 1:
         raise Refusal(

@@ -167,7 +167,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 def test_a_tokenizer_without_sentinels_is_refused_by_name(tmp_path):
     folder = train_tokenizer(tmp_path / "plain", ["x = 1\n"], 300, ["<|endoftext|>"])
-    with pytest.raises(Refusal, match=r"plain: .*no known family.*python -m tokenizer"):
+    with pytest.raises(Refusal, match=r"plain: .*of every known family.*python -m tokenizer"):
         Codec(folder).fim_ids  # noqa: B018  the property refuses
 
 

@@ -432,7 +432,7 @@ def test_a_store_that_does_not_say_its_vocabulary_is_read(copy):
 @pytest.mark.parametrize("reader", CORPUS_READERS)
 def test_a_store_is_no_corpus_and_the_sentence_says_what_it_is(copy, reader):
     shutil.copy(copy / "store" / MANIFEST, copy / "corpus" / MANIFEST)
-    with pytest.raises(Refusal, match=r"is not a complete corpus \(but a token_store\)"):
+    with pytest.raises(Refusal, match=r"is not a complete corpus \(it is a token_store\)"):
         reader(copy)
 
 

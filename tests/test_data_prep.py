@@ -18,8 +18,8 @@ from data_prep.__main__ import main
 from data_prep.arguments import CorpusArguments
 from data_prep.pipeline import build_corpus
 from data_prep.report import table_text
-from data_prep.rows import KNOWN_COLUMNS
 from data_prep.sources import OPTIONS
+from data_prep.table_rows import KNOWN_COLUMNS
 from hugcoder.data.corpus import COLUMNS, HELD_OUT, TRAIN, read_corpus, unit_of
 from hugcoder.files import write_json
 from hugcoder.refusal import Refusal

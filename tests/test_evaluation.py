@@ -242,8 +242,8 @@ def test_the_choice_repeats_and_follows_the_seed(corpus):
 
 def test_files_and_bytes_stay_under_their_limits(corpus):
     chosen = documents.choose_documents(corpus, 100, 20_000, 10_000, seed=0)
-    assert sum(document.num_bytes for document in chosen) <= 20_000
-    assert max(document.num_bytes for document in chosen) <= 10_000
+    assert sum(len(document.text.encode()) for document in chosen) <= 20_000
+    assert max(len(document.text.encode()) for document in chosen) <= 10_000
 
 
 def test_a_corpus_without_a_small_enough_file_is_refused(corpus, tmp_path):
@@ -267,7 +267,7 @@ def test_intervals_are_over_what_the_corpus_holds_out(tmp_path, by, num_units):
     chosen = documents.choose_documents(folder, 20, 1000, 1000, seed=0)
     assert len({document.unit for document in chosen}) == num_units
     assert len({document.unit for document in chosen[:3]}) == min(num_units, 3)  # they take turns
-    sizes = [document.num_bytes + number for number, document in enumerate(chosen)]
+    sizes = [len(document.text.encode()) + number for number, document in enumerate(chosen)]
     found = bootstrap.mean(sizes, [document.unit for document in chosen], 0)
     assert (found["low"] is None) is (num_units == 1)
     said = training_data([manifest["fingerprint"][:16]], manifest["fingerprint"], by).sentence

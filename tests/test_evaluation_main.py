@@ -1,11 +1,13 @@
 """python -m evaluation through its main, and what it refuses."""
 
 import json
+from importlib import import_module
 
 import pytest
 from evaluation_fixtures import write_run
 
-from evaluation.__main__ import main, table
+from evaluation.__main__ import COMMANDS, main
+from evaluation.heldout import table
 from evaluation.spans import KINDS
 from hugcoder.refusal import Refusal
 
@@ -33,7 +35,7 @@ def is_estimate(value):
 
 
 def test_the_results_hold_every_promised_part(results, run_folder, corpus):
-    assert results["kind"] == "evaluation"
+    assert results["kind"] == "heldout"
     assert results["model"] == str(run_folder / "model")
     assert results["corpus"] == str(corpus)
     whole = results["bits_per_byte"]
@@ -52,6 +54,11 @@ def test_the_results_hold_every_promised_part(results, run_folder, corpus):
         assert set(part["floors"]) == {"empty", "copy_previous_line"}
     assert len(results["samples"]) >= 5
     assert results["seconds"] > 0
+    assert results["scores"]["bits_per_byte"] == whole["model"]
+    assert results["scores"]["gain_spm_percent"] == middle["gain_spm_percent"]
+    exact = results["infilling"]["random"]["model"]["exact_match"]
+    assert results["scores"]["random_exact_match"] == exact
+    assert all(is_estimate(score) for score in results["scores"].values())
 
 
 def test_a_missing_interval_is_said_in_words(results):
@@ -67,9 +74,9 @@ def test_a_missing_interval_is_said_in_words(results):
 
 def test_a_second_evaluation_gives_the_same_figures(results, run_folder, corpus, tmp_path, capsys):
     flags = [*FLAGS, "--output_dir", str(tmp_path)]
-    main([str(run_folder), "--corpus", str(corpus), *flags])
+    main(["heldout", str(run_folder), "--corpus", str(corpus), *flags])
     again = json.loads((tmp_path / "results.json").read_text())
-    for name in ("bits_per_byte", "middle_bits_per_byte", "infilling", "samples"):
+    for name in ("scores", "bits_per_byte", "middle_bits_per_byte", "infilling", "samples"):
         assert again[name] == results[name]
     out = capsys.readouterr().out
     assert "bits per byte of" in out
@@ -85,11 +92,34 @@ def test_a_second_evaluation_gives_the_same_figures(results, run_folder, corpus,
         (["some/model", "--corpus", "data/x", "--num_spans", "0"], "num_spans 0 must be at least"),
         (["some/model", "--corpus", "data/x"], "data/x is not a complete corpus"),
         (["some/model", "--corpse", "data/x"], "Did you mean 'corpus'"),
+        (["heldout", "--corpus", "data/x"], "no model is given"),
+        (["heldout", "some/model"], "--corpus is not given"),
+        (["mine.yaml", "some/model"], "the recipe mine.yaml does not exist"),
+        (["reprot", "runs/x"], "'reprot' is neither a command .* Did you mean report"),
+        (["human"], r"'human' is neither a command \(heldout, report\) nor a folder with a model"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_loaded(words, sentence):
     with pytest.raises(Refusal, match=sentence):
         main(words)
+
+
+def test_help_names_every_command_and_each_has_a_program_with_its_own_usage(capsys):
+    main(["--help"])
+    shown = capsys.readouterr().out
+    for name, line in COMMANDS.items():
+        assert f"  {name} " in shown
+        assert line in shown
+        with pytest.raises(SystemExit, match="0"):
+            import_module(f"evaluation.{name}").main(["--help"])
+        assert f" {name} " in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_folder_of_a_commands_name_is_a_model_where_it_is_given_as_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").mkdir()
+    with pytest.raises(Refusal, match="--corpus is not given"):
+        main(["./report"])
 
 
 def test_the_word_report_starts_the_report(tmp_path):

@@ -3,6 +3,7 @@
 import itertools
 import re
 import time
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,23 +12,19 @@ from hypothesis import strategies as st
 
 from data_prep.dedup import group_contents, owns_content, winners
 from data_prep.document import Document
-from data_prep.filters.alpha import alpha
-from data_prep.filters.by_name import by_name
-from data_prep.filters.data_lines import data_lines
-from data_prep.filters.decode import decode
-from data_prep.filters.empty import empty
-from data_prep.filters.encoded_data import HEXADECIMAL, UNICODE_ESCAPES, encoded_data
-from data_prep.filters.generated import generated
-from data_prep.filters.lfs_pointer import lfs_pointer
-from data_prep.filters.line_length import line_length
-from data_prep.filters.visible_text import visible_text
+from data_prep.filters import RuleSettings, apply_rules, rules_of
+from data_prep.filters.encoded_data import HEXADECIMAL, UNICODE_ESCAPES
 from data_prep.languages import language_of
 from data_prep.split import choose_held_out
 
+USUAL = RuleSettings((), 1_000_000)
+lfs_pointer, by_name, decode, empty, line_length, data_lines, *others = rules_of(USUAL)
+generated, alpha, visible_text, encoded_data = others
 
-def document(text: str | bytes, language: str = "python") -> Document:
+
+def document(text: str | bytes, language: str = "python", path: str = "path") -> Document:
     data = text if isinstance(text, bytes) else text.encode()
-    return Document("source", "repo", "path", language, "unknown", "", data)
+    return Document("source", "repo", path, language, "unknown", "", data)
 
 
 def test_bytes_that_are_no_text_are_named():
@@ -117,8 +114,9 @@ def test_html_that_is_never_closed_takes_no_quadratic_time():
     ],
 )
 def test_a_name_tells_lock_files_minified_files_and_drawings(path, reason):
-    assert by_name(path, language_of(path), ()) == reason
-    asked_for = by_name(path, language_of(path), ("svg",))
+    named = document("", language_of(path), path)
+    assert by_name(named) == reason
+    asked_for = by_name(named, settings=RuleSettings(("svg",), 1_000_000))
     assert asked_for == (None if reason == "drawing" else reason)
 
 
@@ -149,11 +147,11 @@ def test_encoded_data_may_fill_half_of_a_file():
     assert encoded_data(document(run + "." * 99)) == "encoded_data"
 
 
-def the_published_rule(text: str) -> bool:
+def the_published_rule(text: str, max_run: int, max_share: float) -> bool:
     base64 = re.compile(r"[a-zA-Z0-9+/\n=]{64,}")
     for pattern in (base64, HEXADECIMAL, UNICODE_ESCAPES):
         lengths = [match.end() - match.start() for match in pattern.finditer(text)]
-        if lengths and (max(lengths) > 1024 or sum(lengths) > 0.5 * len(text)):
+        if lengths and (max(lengths) > max_run or sum(lengths) > max_share * len(text)):
             return True
     return False
 
@@ -164,10 +162,54 @@ PARTS = st.sampled_from(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(PARTS, st.sampled_from([1, 7, 8, 16, 64, 300])), max_size=8))
-def test_the_fast_rule_for_encoded_data_is_the_published_one(parts):
+@given(
+    st.lists(st.tuples(PARTS, st.sampled_from([1, 7, 8, 16, 64, 300])), max_size=8),
+    st.sampled_from([(1024, 0.5), (200, 0.9), (0, 0.0)]),
+)
+def test_the_fast_rule_for_encoded_data_is_the_published_one(parts, thresholds):
     text = "".join(part * times for part, times in parts)
-    assert (encoded_data(document(text)) is not None) == the_published_rule(text)
+    run, share = thresholds
+    settings = replace(USUAL, max_encoded_run=run, max_encoded_share=share)
+    is_out = encoded_data(document(text), settings=settings) is not None
+    assert is_out == the_published_rule(text, run, share)
+
+
+TWO_LINES = "def last():\n    return 0\n"
+PARAGRAPH = "A paragraph of prose. " * 10
+STRICTER = {  # of each threshold: a value, and a file that it drops and today's keeps
+    "max_lines": (1, document(TWO_LINES), "too_many_lines"),
+    "max_line": (10, document(TWO_LINES), "long_line"),
+    "max_mean_line": (10, document(TWO_LINES), "long_lines_on_average"),
+    "max_prose_line": (100, document(PARAGRAPH, "markdown"), "long_line"),
+    "max_data_lines": (1, document(TWO_LINES, "yaml"), "long_data"),
+    "min_alphabetic": (0.9, document(TWO_LINES), "few_letters"),
+    "min_visible": (1_000, document(f"<p>{PARAGRAPH}</p>", "html"), "little_visible_text"),
+    "min_visible_share": (0.99, document(f"<p>{PARAGRAPH}</p>", "html"), "little_visible_text"),
+    "max_encoded_run": (64, document(PARAGRAPH + "A" * 65, "markdown"), "encoded_data"),
+    "max_encoded_share": (0.1, document(PARAGRAPH + "A" * 65, "markdown"), "encoded_data"),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RuleSettings)[2:]])
+def test_every_threshold_reaches_its_rule(name):
+    value, file, reason = STRICTER[name]
+    assert apply_rules(file, rules_of(USUAL)) == file
+    assert apply_rules(file, rules_of(replace(USUAL, **{name: value}))) == reason
+
+
+def test_the_languages_of_a_run_reach_the_rule_for_drawings():
+    drawing = document("<svg>a drawing</svg>", "svg", "a.svg")
+    assert apply_rules(drawing, rules_of(USUAL)) == "drawing"
+    assert apply_rules(drawing, rules_of(RuleSettings(("svg",), 1))) == drawing
+
+
+def test_the_first_rule_that_drops_a_file_tells_why():
+    rules = rules_of(USUAL)
+    assert apply_rules(document(POINTER, path="a.min.js"), rules) == "git_lfs_pointer"
+    assert apply_rules(document(b"\0\xff", path="a.min.js"), rules) == "minified"
+    assert apply_rules(document(b"\0\xff"), rules) == "binary"
+    assert apply_rules(document(b"\xff" * 2_000), rules) == "not_utf8"
+    assert apply_rules(document("1" * 2_000), rules) == "long_line"
 
 
 @pytest.mark.parametrize(

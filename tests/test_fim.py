@@ -334,7 +334,7 @@ def test_the_ids_of_each_family_are_found(family):
 def test_a_vocabulary_without_all_sentinels_is_refused(missing):
     vocabulary = vocabulary_of(fim_formats.STARCODER)
     del vocabulary[getattr(fim_formats.STARCODER, missing)]
-    with pytest.raises(ValueError, match=r"no known family; known are starcoder .*<fim_prefix>"):
+    with pytest.raises(ValueError, match=r"every known family; known are starcoder .*<fim_prefix>"):
         fim_formats.find_ids(vocabulary)
 
 

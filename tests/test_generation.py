@@ -458,7 +458,7 @@ def test_files_that_are_no_text_are_refused(tmp_path):
     path.write_bytes(b"a\xff")
     with pytest.raises(Refusal, match=r"is not UTF-8 \(byte 1\)"):
         generate.find_hole(f"{path}:1:1", "<FILL>", "</FILL>")
-    with pytest.raises(Refusal, match="is no file"):
+    with pytest.raises(Refusal, match="is not a file"):
         generate.find_hole(f"{tmp_path / 'absent.py'}:1:1", "<FILL>", "</FILL>")
 
 

@@ -312,7 +312,7 @@ def test_logits_that_are_no_numbers_prove_nothing(rows, model, bad, bad_pass):
         passes.append(1)
         return logits
 
-    with pytest.raises(Refusal, match="the model's logits are no finite numbers"):
+    with pytest.raises(Refusal, match="the model's logits are not finite numbers"):
         prove_isolation(rows, forward, collate, torch.float32)
 
 

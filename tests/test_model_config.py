@@ -266,7 +266,7 @@ def test_a_key_that_only_the_models_code_asks_for_is_taken(tmp_path):
 
 
 def test_heads_that_cannot_share_keys_are_named(tmp_path):
-    with pytest.raises(Refusal, match="num_attention_heads 4 is no multiple of num_key_value_head"):
+    with pytest.raises(Refusal, match="num_attention_heads 4 is not a multiple of num_key_value"):
         read_config(changed(tmp_path, num_attention_heads=4, num_key_value_heads=3))
 
 
@@ -283,7 +283,7 @@ def test_sizes_that_do_not_fit_each_other_are_refused(tmp_path):
     ("text", "words"),
     [
         ("", "Expecting value"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         (
             '{"model_type": "qwen3", "hidden_size": 8, "hidden_size": 16}',
             "'hidden_size' is there tw",

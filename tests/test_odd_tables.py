@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from test_sources import CODE, ROWS, outcomes, raw_files
+from source_fixtures import CODE, ROWS, outcomes, raw_files
 
 from data_prep import tables
 from hugcoder.data.token_store import _codes

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from source_fixtures import git, write_parquet
 from test_data_prep import code, files_of
-from test_sources import git, write_parquet
 
 from data_prep import pipeline
 from data_prep.arguments import CorpusArguments

@@ -175,7 +175,7 @@ def test_a_folder_that_was_copied_while_it_was_held_is_free_after_a_look(tmp_pat
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
-        assert "is no folder, or lies in a file" in is_refused(path)
+        assert "is not a folder, or lies in a file" in is_refused(path)
 
 
 # ---- elsewhere -----------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_holder_that_ends_while_it_is_watched_leaves_its_place(elsewhere):
 def test_an_owner_file_that_cannot_be_read_is_watched_like_one_elsewhere(tmp_path, content):
     (tmp_path / OWNER).write_text(content)
     with beating(tmp_path / OWNER):
-        assert "has not said who it is" in is_refused(tmp_path, patience=20)
+        assert "names nobody yet" in is_refused(tmp_path, patience=20)
     with owned(tmp_path, patience=0.3):
         pass
 

@@ -23,7 +23,8 @@ from hugcoder.data.packing import (
     cut_documents,
     plan_epoch,
 )
-from hugcoder.data.token_store import LINE_BLOCK, TokenStore, last_line_ends, line_table
+from hugcoder.data.token_shards import line_table
+from hugcoder.data.token_store import LINE_BLOCK, TokenStore, last_line_ends
 
 SHORT_LINES = "".join(f"x{n} = y[{n}]\n" for n in range(400))
 EMOJI_LINE = "\U0001f468\u200d\U0001f469\u200d\U0001f467" * 200

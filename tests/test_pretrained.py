@@ -191,7 +191,7 @@ def test_a_shard_that_is_missing_or_cut_is_named(shards):
     with pytest.raises(Refusal, match=rf"{second.name} is cut"):
         load(shards)
     second.unlink()
-    with pytest.raises(Refusal, match=rf"{second.name} is not there, and the index names it"):
+    with pytest.raises(Refusal, match=rf"{second.name} is not there, but the index names it"):
         load(shards)
 
 
@@ -212,7 +212,7 @@ def test_a_shard_with_other_weights_than_the_index_gives_it_is_named(shards):
     name, file = next((n, f) for n, f in given.items() if files.count(f) > 1)
     less = {other: f for other, f in given.items() if other != name}
     path.write_text(json.dumps(index | {"weight_map": less}))
-    assert f"{file} holds {name}, which the index does not say" in refusal_of(shards)
+    assert f"{file} holds {name}, which the index does not list" in refusal_of(shards)
     path.write_text(json.dumps(index | {"weight_map": given | {"another": file}}))
     assert f"{file} lacks another, which the index says" in refusal_of(shards)
 
@@ -290,7 +290,9 @@ def test_a_checkpoint_of_shards_alone_names_the_command_that_makes_a_model_of_it
     (folder / "model.safetensors").unlink()
     (folder / shard).parent.mkdir()
     (folder / shard).touch()
-    with pytest.raises(Refusal, match=r"no whole ones; .* python export.py .* --output_dir FOLDER"):
+    with pytest.raises(
+        Refusal, match=r"make a model of it first: python export.py .* --output_dir FOLDER"
+    ):
         check_files(str(folder))
 
 

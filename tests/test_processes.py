@@ -15,7 +15,7 @@ STUBBORN = "set -m; trap '' TERM INT; sleep 1000 & setsid sleep 1000 & echo $! >
 
 
 @pytest.fixture
-def ignoring_signals():
+def deaf():
     """As under `nohup ... &`."""
     numbers = (signal.SIGINT, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]

@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from data_prep.arguments import CorpusArguments
-from evaluation.arguments import EvaluationArguments
+from evaluation.heldout_arguments import HeldoutArguments
 from generate import GenerateArguments
 from hugcoder.hardware import check_device
 from hugcoder.ranges import Range
@@ -20,7 +20,7 @@ GIVEN = {
     CorpusArguments: ["--sources", "type=python", "--output_dir", "x"],
     TokenizerArguments: ["--corpus", "x", "--output_dir", "y"],
     MeasureArguments: ["--tokenizer", "x", "--corpus", "y"],
-    EvaluationArguments: ["--model", "x", "--corpus", "y"],
+    HeldoutArguments: ["--model", "x", "--corpus", "y"],
     GenerateArguments: ["--model", "x", "--prompt", "y"],
 }
 NUMBERS = [
@@ -52,7 +52,7 @@ def test_any_value_of_a_number_parses_or_is_refused(group, name):
         (GenerateArguments, ["--temperature", "nan"], "temperature nan must be 0, or"),
         (GenerateArguments, ["--seed", "-1", "--temperature", "1"], "seed -1 is out of range"),
         (GenerateArguments, ["--seed", "3"], "seed 3 has no effect at temperature 0"),
-        (EvaluationArguments, ["--seed", "-1"], "seed -1 is out of range; give a whole number, 0"),
+        (HeldoutArguments, ["--seed", "-1"], "seed -1 is out of range; give a whole number, 0"),
     ],
 )
 def test_a_number_that_would_fail_late_is_refused_at_once(group, words, sentence):

@@ -30,7 +30,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
     from data_prep.arguments import CorpusArguments
     from data_prep.tokenize_corpus import TokenizeArguments
     from data_prep.verify import VerifyArguments
-    from evaluation.arguments import EvaluationArguments
+    from evaluation.heldout_arguments import HeldoutArguments
     from evaluation.report import ReportArguments
     from export import ExportArguments
     from generate import GenerateArguments
@@ -44,7 +44,7 @@ def groups_and_words(words: list[str]) -> tuple[list[type], list[str], str]:
         "python -m tokenizer measure": ([MeasureArguments], "tokenizer"),
         "python -m tokenizer": ([TokenizerArguments], ""),
         "python -m evaluation report": ([ReportArguments], "run"),
-        "python -m evaluation": ([EvaluationArguments], "model"),
+        "python -m evaluation": ([HeldoutArguments], "model"),
         "python generate.py": ([GenerateArguments], "model"),
         "python export.py": ([ExportArguments], "checkpoint"),
     }
@@ -116,8 +116,8 @@ def test_the_sources_that_the_docs_and_the_starting_point_show_are_sources(tmp_p
 
 def test_the_page_of_the_corpus_names_every_option_role_and_reason():
     from data_prep import filters
-    from data_prep.rows import KNOWN_COLUMNS
     from data_prep.sources import OPTIONS
+    from data_prep.table_rows import KNOWN_COLUMNS
 
     words = {option for options in OPTIONS.values() for option in options if option}
     words |= {*KNOWN_COLUMNS, *(name for names in KNOWN_COLUMNS.values() for name in names)}

@@ -151,12 +151,12 @@ def test_a_flag_for_text_without_its_text_is_refused(words, sentence):
 
 
 def test_a_value_with_dashes_is_refused_with_the_way_to_write_it():
-    assert "As the value of --name it is written --name=--x." in refusal("--name", "--x")
+    assert "As the value of --name, write --name=--x." in refusal("--name", "--x")
     assert "As the value" not in refusal("--num_rows", "3", "--x")
 
 
 def test_a_word_that_is_not_utf8_is_refused():
-    assert "is not UTF-8, or the locale is none of UTF-8" in refusal("--name", "caf\udce9")
+    assert "is not UTF-8, or the locale is not UTF-8" in refusal("--name", "caf\udce9")
 
 
 def test_a_path_of_a_recipe_below_configs_is_found_from_any_working_folder(
@@ -313,7 +313,7 @@ def test_a_missing_recipe_is_refused():
 
 def test_a_recipe_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
-    assert "folder.yaml is no file" in refusal(str(tmp_path / "folder.yaml"))
+    assert "folder.yaml is not a file" in refusal(str(tmp_path / "folder.yaml"))
 
 
 def test_a_recipe_that_is_no_text_is_refused(tmp_path):
@@ -563,7 +563,7 @@ def test_a_flag_goes_in_place_of_what_the_recipe_says_in_another_way(
         made = parse([ModelArguments], [recipe(text), *words.split()], description="")
     assert getattr(made, names[kept])
     assert not getattr(made, names[gone])
-    assert f"{words[2:]} (the command line) goes in place of {names[gone]} " in caplog.text
+    assert f"{words[2:]} (the command line) replaces {names[gone]} " in caplog.text
 
 
 def test_one_place_that_says_two_ways_is_refused_and_a_default_replaces_nothing(recipe):
@@ -636,5 +636,5 @@ def test_an_empty_value_is_not_called_true_and_a_lone_dash_is_suggested_nothing(
 def test_a_recipe_behind_a_flag_is_told_where_it_belongs(recipe, before):
     """Symptom: the flag took it for its value, and a setting that it holds was called missing."""
     name = before.partition("=")[0]
-    with pytest.raises(Refusal, match=f"recipe.yaml stands behind {name}; recipes come first"):
+    with pytest.raises(Refusal, match=f"recipe.yaml stands after {name}; recipes come first"):
         parsed(*before.split("=", 1), recipe("num_rows: 9"))

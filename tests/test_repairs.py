@@ -21,4 +21,4 @@ def test_another_release_is_named_once_and_on_rank_0(monkeypatch, caplog, rank, 
     for _ in range(2):
         repairs.warn_of_another_release("accelerate")
     repairs.warn_of_another_release.cache_clear()
-    assert [("were read in 0.1" in message) for message in caplog.messages] == [True] * num_words
+    assert [("as they are in 0.1" in message) for message in caplog.messages] == [True] * num_words

@@ -66,11 +66,12 @@ def results():
         },
     }
     return {
-        "kind": "evaluation",
+        "kind": "heldout",
         "settings": {
             **{"mode": "psm", "max_new_tokens": 93, "tokenizer": "a" * 64},
             "corpus_fingerprint": "c" * 64,
         },
+        "scores": {"bits_per_byte": estimate(1.357, 0.1)},
         "bits_per_byte": {
             **{"model": estimate(1.357, 0.1), "gzip": estimate(2.468, 0.2)},
             **{"xz": estimate(2.579, 0.2), "by_language": {"python": part}},
@@ -335,6 +336,55 @@ def test_missing_data_is_named_with_what_makes_it(run, whole_run):
     assert "777 (7.00 MB) were kept" in text
 
 
+OTHER = {
+    **{"kind": "humaneval", "model": "tiny run", "samples": [], "seconds": 75.0},
+    "settings": {"temperature": 0.213, "tokenizer": "a" * 64},
+    "scores": {
+        "pass_at_1": estimate(0.127, 0.044),
+        HOSTILE[:60]: {"value": 12.345, "low": None, "high": None},
+    },
+}
+
+
+def test_a_measurement_that_the_report_does_not_know_shows_its_scores(run):
+    before = report_of(run)
+    write_json(run / "evaluation" / "humaneval.json", OTHER)
+    after = report_of(run)
+    text = text_of(after)
+    command = "python -m evaluation humaneval"
+    assert f"Scores of humaneval What `{command}` measured in 1 min 15 s" in text
+    assert "pass at 1 0.127 0.083 to 0.171" in text
+    assert "12.345 \N{EN DASH}" in text
+    assert "temperature 0.213" in text
+    assert "<script" not in after
+    (added,) = re.findall(r"<section><h2>Scores of humaneval</h2>.*?</section>", after, re.DOTALL)
+    assert after.replace(added, "") == before
+
+
+def test_scores_of_another_model_are_marked_with_what_makes_them_anew(run):
+    settings = OTHER["settings"] | {"tokenizer": "b" * 64}
+    write_json(run / "evaluation" / "humaneval.json", OTHER | {"settings": settings})
+    text = text_of(report_of(run))
+    assert f"made with another tokenizer ({'b' * 16}) than the run's ({'a' * 16})" in text
+    assert f"python -m evaluation humaneval '{run / 'model'}' makes them anew" in text
+
+
+def test_other_scores_are_shown_of_a_run_without_held_out_ones(run):
+    (run / "evaluation" / "results.json").unlink()
+    write_json(run / "evaluation" / "humaneval.json", OTHER)
+    text = text_of(report_of(run))
+    assert "Not here: scores and samples. python -m evaluation" in text
+    assert "pass at 1 0.127 0.083 to 0.171" in text
+
+
+@pytest.mark.parametrize("kind", [None, "evaluation"])
+def test_results_of_before_there_were_kinds_give_the_same_page(run, kind):
+    expected = report_of(run)
+    old = {name: value for name, value in results().items() if name not in ("kind", "scores")}
+    write_json(run / "evaluation" / "results.json", old | ({"kind": kind} if kind else {}))
+    assert report_of(run) == expected
+
+
 def test_a_run_that_only_began_has_a_report(run):
     for name in ("metrics.jsonl", "evaluation", "model"):
         path = run / name
@@ -500,6 +550,8 @@ def test_mistakes_end_in_a_sentence(whole_run, words, sentence):
     [
         ("evaluation/results.json", '{"kind": "lm-eval"}', "its kind is 'lm-eval'"),
         ("evaluation/results.json", '{"kind": "evalu', "results.json is damaged"),
+        ("evaluation/results.json", '{"kind": "heldout"}', "results.json is damaged"),
+        ("evaluation/mbpp.json", '{"kind": "mbpp"}', "mbpp.json is damaged"),
         ("metrics.jsonl", '{"step": 1}\n{"ste\n{"step": 3}\n', "metrics.jsonl line 2 is damaged"),
         ("metrics.jsonl", '{"step": 1}\n[1]\n', "metrics.jsonl line 2 is damaged"),
         ("metrics.jsonl", '{"step": "x", "loss": []}\n', "metrics.jsonl line 1 is damaged"),

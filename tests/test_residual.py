@@ -126,7 +126,7 @@ def test_scaled_gives_gpt_2_one_over_the_root_of_its_branches(model_type):
 )
 def test_layers_that_normalize_the_stream_are_refused(model_type, setting):
     config = small_config(model_type, **setting)
-    with pytest.raises(Refusal, match="no plain sums"):
+    with pytest.raises(Refusal, match="do more than add to the residual stream"):
         build(config, "scaled")
     assert build(config, "normal").config.model_type == model_type
 
@@ -134,7 +134,7 @@ def test_layers_that_normalize_the_stream_are_refused(model_type, setting):
 def test_a_layer_with_one_unknown_branch_is_refused_and_left_as_drawn_with_normal():
     with pytest.raises(
         Refusal,
-        match=r"residual_init scaled is not known for model type rwkv: what "
-        r"rwkv\.blocks\.0\.attention adds to the residual stream cannot be told; give",
+        match=r"residual_init scaled is not known for model type rwkv: the matrix with which "
+        r"rwkv\.blocks\.0\.attention adds to the residual stream is not known; give",
     ):
         build(small_config("rwkv"), "scaled")

@@ -337,7 +337,7 @@ AMBIGUOUS = Named(["python", "go"], ["python", "web", "org/set?x=y", "language/g
 
 def test_a_name_of_a_language_and_a_source_is_refused_with_both_ways_to_say_it():
     """Symptom: the weight 2 showed the documents that were both 4 times."""
-    with pytest.raises(Refusal, match="say language/python or source/python, as in --mixture lan"):
+    with pytest.raises(Refusal, match="give language/python or source/python, as in --mixture lan"):
         mixture_repeats(AMBIGUOUS, {"python": 2.0})
 
 
@@ -384,7 +384,7 @@ def test_a_mixture_weights_one_repository_beside_languages_and_sources(mixture, 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("all", "is a source and a repository of store; say source/all or repository/all, as in"),
+        ("all", "is a source and a repository of store; give source/all or repository/all, as in"),
         ("repository/zodd", "no repository of that name among 3; did you mean 'zod'"),
         ("org/goo", "did you mean 'org/go'"),
     ],

@@ -14,14 +14,8 @@ from core_fixtures import make_store
 from data_prep import tokenize_corpus
 from data_prep.__main__ import main
 from hugcoder.data.corpus import HELD_OUT, SPLITS, TRAIN, read_corpus
-from hugcoder.data.token_store import (
-    LINE_BLOCK,
-    TokenStore,
-    document_uid,
-    dtype_for,
-    line_table,
-    manifest_of,
-)
+from hugcoder.data.token_shards import line_table
+from hugcoder.data.token_store import LINE_BLOCK, TokenStore, document_uid, dtype_for, manifest_of
 from hugcoder.files import MANIFEST, read_manifest, write_json
 from hugcoder.refusal import Refusal
 
@@ -184,7 +178,7 @@ def test_another_corpus_is_refused(tokenizer, tmp_path):
 
 def test_a_tokenizer_without_fim_tokens_is_refused_before_any_work(corpus, tmp_path):
     plain = train_tokenizer(tmp_path / "plain", TEXTS, 300, ["<|endoftext|>"])
-    with pytest.raises(Refusal, match="the fill-in-the-middle tokens of no known family"):
+    with pytest.raises(Refusal, match="the tokenizer lacks the fill-in-the-middle tokens"):
         tokenize_corpus.tokenize(corpus, plain, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -204,7 +198,7 @@ def test_a_corpus_in_place_of_a_store_is_told_where_its_store_goes(corpus, tmp_p
     with pytest.raises(Refusal, match=rf"--corpus {corpus} .* --output_dir {corpus}-tokens`"):
         TokenStore(corpus, TRAIN)
     write_json(tmp_path / "manifest.json", {"kind": "tokenizer"})
-    with pytest.raises(Refusal, match=r"but a tokenizer.*; give the folder that"):
+    with pytest.raises(Refusal, match=r"it is a tokenizer.*; give the folder that"):
         TokenStore(tmp_path, TRAIN)
     with pytest.raises(Refusal, match=f"no folder {tmp_path}/none"):
         TokenStore(tmp_path / "none", TRAIN)
@@ -220,7 +214,7 @@ def test_a_corpus_in_place_of_a_store_is_told_where_its_store_goes(corpus, tmp_p
 def test_a_store_of_another_format_is_refused(store, tmp_path, found):
     manifest = {k: v for k, v in manifest_of(store).items() if k != "format"}
     (tmp_path / MANIFEST).write_text(json.dumps(manifest | found))
-    with pytest.raises(Refusal, match=r"has format .*, this program reads"):
+    with pytest.raises(Refusal, match=r"has format .*, but this program reads"):
         TokenStore(tmp_path, TRAIN)
 
 

@@ -309,7 +309,9 @@ def test_an_unfinished_tokenizer_is_made_again(corpus, trained, tmp_path):
 
 def test_a_folder_with_other_files_is_not_written_to(corpus, tmp_path):
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(Refusal, match=r"holds model\.safetensors, which is no part of a tokenizer"):
+    with pytest.raises(
+        Refusal, match=r"holds model\.safetensors, which is not part of a tokenizer"
+    ):
         run(corpus, tmp_path, "--vocab_size", str(VOCAB_SIZE))
     with pytest.raises(Refusal, match="holds a complete corpus; give another output_dir"):
         run(corpus, corpus, "--vocab_size", str(VOCAB_SIZE))

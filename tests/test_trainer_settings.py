@@ -6,6 +6,7 @@ import os
 import typing
 
 import pytest
+import torch
 from transformers import TrainingArguments
 
 from hugcoder.pretraining.argument_checks import check_arguments
@@ -18,8 +19,84 @@ from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
 from hugcoder.run.optimizer_checks import OPTIMIZERS
 from hugcoder.run.tracker_checks import refuse_when_trackers_fail
-from hugcoder.run.trainer_settings import WORKS
 
+# every other setting of the Trainer: it has its effect here
+WORKS = frozenset(
+    {
+        # the run, its length and its batches
+        "output_dir",
+        "max_steps",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "seed",
+        "full_determinism",
+        "resume_from_checkpoint",
+        # the optimizer and its schedule
+        "learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+        "optim",
+        "optim_args",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        # the model in training
+        "bf16",
+        "fp16",
+        "tf32",
+        "activation_checkpointing",
+        "activation_checkpointing_kwargs",
+        "gradient_checkpointing",  # transformers' older names of the two above
+        "gradient_checkpointing_kwargs",
+        "torch_compile",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "use_liger_kernel",
+        "neftune_noise_alpha",
+        "torch_empty_cache_steps",
+        # logging
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_space_id",
+        "trackio_bucket_id",
+        "trackio_static_space_id",
+        "hub_private_repo",  # of trackio's space
+        # scoring and saving
+        "eval_strategy",
+        "eval_steps",
+        "eval_delay",
+        "eval_on_start",
+        "per_device_eval_batch_size",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        # processes and devices
+        "use_cpu",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+        "dataloader_multiprocessing_context",
+        "ddp_find_unused_parameters",
+        "ddp_bucket_cap_mb",
+        "ddp_broadcast_buffers",
+        "ddp_backend",
+        "ddp_timeout",
+        "fsdp",
+        "fsdp_config",
+        "local_rank",  # what an old launcher adds, compared with what it says in LOCAL_RANK
+    }
+)
 FIXED, RANGES = PretrainArguments.FIXED, PretrainArguments.RANGES
 FIELDS = {field.name: field for field in dataclasses.fields(PretrainArguments)}
 GIVEN = ["--config_file", "configs/models/tiny.json", "--token_store", "x", "--output_dir", "run"]
@@ -45,6 +122,25 @@ def wandb_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+
+
+def test_making_and_checking_arguments_joins_nobody_and_opens_no_device(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("not before join()")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(fail))
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    launch = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    environment = dict(os.environ)
+    groups = [ModelArguments, DataArguments, PretrainArguments]
+    made = parse(groups, [*GIVEN, "--global_batch_size=8", "--fsdp=true"], description="")
+    check_arguments(*made)
+    assert made[-1].rows_per_step == 8
+    assert dict(os.environ) == environment
+    with pytest.raises(AssertionError, match="not before join"):
+        made[-1].join()
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -445,8 +541,8 @@ def test_a_tracker_that_cannot_begin_ends_in_a_sentence():
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK in the environment, as a launcher sets it, but not MAST"),
         ({"WORLD_SIZE": "2"}, "for one process `unset WORLD_SIZE`, for several start with torch"),
         ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "`unset WORLD_SIZE RANK LOCAL_RANK`"),
-        ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', no number; unset it"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no number; unset it"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', not a number; unset it"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', not a number; unset it"),
     ],
 )
 def test_what_a_launcher_left_in_the_environment_is_refused(left_over, sentence, monkeypatch):

@@ -50,7 +50,7 @@ def test_deepspeed_without_a_launcher_is_refused(arguments, launched, monkeypatc
     """Symptom: DeepSpeed looked for an MPI launcher, and mpi4py is not installed."""
     launched("deepspeed.yaml", world=1)
     monkeypatch.delenv("RANK")
-    with pytest.raises(Refusal, match="but not RANK, as a launcher sets them: start with"):
+    with pytest.raises(Refusal, match="but not RANK, which a launcher sets too: start with"):
         check_launch(arguments)
 
 
@@ -164,7 +164,7 @@ def test_a_precision_in_a_file_of_deepspeed_that_the_recipe_does_not_say_is_refu
     [
         (
             {"gradient_clipping": None},
-            "no gradient_clipping, so that max_grad_norm 1 would",
+            "no gradient_clipping, so max_grad_norm 1 would",
         ),
         ({"gradient_clipping": 0.5}, "gradient_clipping 0.5, but by the recipe it is 1.0"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps 4, but by the recipe"),
@@ -249,7 +249,7 @@ def test_recomputation_that_a_recipes_fsdp_config_asks_for_is_refused(tmp_path):
 
     fsdp = {"auto_wrap_policy": "NO_WRAP", "activation_checkpointing": True}
     arguments = PretrainArguments(output_dir=str(tmp_path), fsdp=True, fsdp_config=fsdp)
-    with pytest.raises(Refusal, match="recomputation is the recipe's"):
+    with pytest.raises(Refusal, match="the recipe sets recomputation"):
         check_launch(arguments)
     arguments.fsdp_config["activation_checkpointing"] = False
     check_launch(arguments)
@@ -275,7 +275,7 @@ def test_processes_that_do_not_train_together_are_refused(arguments, monkeypatch
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ("fsdp.yaml", "hold 40 parameters together where 20 were to be sharded (engine FSDP)"),
+        ("fsdp.yaml", "hold 40 parameters together, but 20 were to be sharded (engine FSDP)"),
         ("ddp.yaml", "the engine is MULTI_CPU, but the model is a bare Linear"),
     ],
 )

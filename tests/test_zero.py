@@ -149,7 +149,7 @@ def file_sizes(checkpoint: Path) -> dict[str, int]:
 
 def test_a_checkpoint_of_another_stage_is_refused(zero_run):
     checkpoint = zero_run.whole(CONFIGS[2]) / "checkpoint-3"
-    with pytest.raises(Refusal, match="was written by ZeRO-2, now ZeRO-3 runs"):
+    with pytest.raises(Refusal, match="was written by ZeRO-2, but now ZeRO-3 runs"):
         zero.check_stage(checkpoint, 3)
     zero.check_stage(checkpoint, 2)
 

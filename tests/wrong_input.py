@@ -41,7 +41,7 @@ PROGRAMS = {
     "data_prep verify": ("data_prep.verify", "VerifyArguments"),
     "tokenizer": ("tokenizer.arguments", "TokenizerArguments"),
     "tokenizer measure": ("tokenizer.arguments", "MeasureArguments"),
-    "evaluation": ("evaluation.arguments", "EvaluationArguments"),
+    "evaluation": ("evaluation.heldout_arguments", "HeldoutArguments"),
     "evaluation report": ("evaluation.report", "ReportArguments"),
 }
 TRAIN = {

@@ -1,5 +1,3 @@
-"""Training, checking and measuring byte-level BPE tokenizers for code; run as `python -m
-tokenizer`.
-"""
+"""Trains, checks and measures byte-level BPE tokenizers for code: `python -m tokenizer`."""
 
-import hugcoder  # noqa: F401  (says first which packages are missing)
+import hugcoder  # noqa: F401  (first, to say which packages are missing)

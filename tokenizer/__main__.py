@@ -4,8 +4,8 @@
         --output_dir data/quickstart-tokenizer
     python -m tokenizer measure --tokenizer data/quickstart-tokenizer --corpus data/quickstart
 
-The output folder is complete when its manifest.json is there; a complete one is kept, an unfinished
-one is made again.
+The output folder is complete when its manifest.json is there. A complete folder is kept, an
+unfinished one is made again.
 """
 
 import logging
@@ -53,12 +53,12 @@ def train_main(argv: list[str]) -> None:
     args = parse([TokenizerArguments], argv, description=TRAIN_DESCRIPTION)
     corpus, folder = Path(args.corpus), Path(args.output_dir)
     identity = identity_of(args)
-    if is_kept(folder, identity):  # perhaps where nobody may write
+    if is_kept(folder, identity):  # before owning it: the folder may be read-only
         print(f"{folder} is complete and was made with these settings; kept.")
         return
     with owned(folder):
         if is_kept(folder, identity):
-            print(f"{folder} is complete: it was made just now, with these settings; kept.")
+            print(f"{folder} was completed just now by another start with these settings; kept.")
             return
         make(args, corpus, folder, identity)
 
@@ -89,9 +89,9 @@ def make(args: TokenizerArguments, corpus: Path, folder: Path, identity: dict[st
 
 
 def measure_main(argv: list[str]) -> None:
-    """Exit code 1 when a text does not come back byte for byte."""
+    """Measure; exit with code 1 when a text does not come back byte for byte."""
     args = parse([MeasureArguments], argv, description=MEASURE_DESCRIPTION, positional="tokenizer")
-    codec.Codec(args.tokenizer)  # before a folder is made for a name that has none
+    codec.Codec(args.tokenizer)  # first, because `owned` would make a folder that is not there
     with owned(Path(args.tokenizer)):
         report = measure(args)
     if report["round_trip_failures"]:
@@ -99,7 +99,7 @@ def measure_main(argv: list[str]) -> None:
 
 
 def identity_of(args: TokenizerArguments) -> dict[str, Any]:
-    """Whatever decides the tokenizer: every setting but the folders, and the corpus's content."""
+    """Collect what decides the tokenizer: settings other than folders, and the corpus's content."""
     settings = asdict(args)
     del settings["output_dir"]
     fingerprint = corpora.fingerprint(Path(settings.pop("corpus")))
@@ -107,17 +107,17 @@ def identity_of(args: TokenizerArguments) -> dict[str, Any]:
 
 
 def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder already holds this very tokenizer.
+    """Tell whether the folder already holds this very tokenizer.
 
-    Raises: Refusal when it holds another or a damaged one, or files that are not ours to overwrite.
+    Raises: Refusal when it holds another one, a damaged one, or files that do not belong to one.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         foreign = sorted({path.name for path in folder.glob("[!.]*")} - set(FILES))
         if foreign:
             raise Refusal(
-                f"{folder} holds {foreign[0]}, which is no part of a tokenizer; give an output_dir "
-                f"that is empty or new."
+                f"{folder} holds {foreign[0]}, which is not part of a tokenizer; give an "
+                "output_dir that is empty or new."
             )
         return False
     if manifest.get("kind") != codec.KIND:
@@ -132,7 +132,7 @@ def is_kept(folder: Path, identity: dict[str, Any]) -> bool:
             f"{folder} holds a complete tokenizer made with other settings ({'; '.join(differing)}"
             f"); give another output_dir or delete the folder."
         )
-    codec.Codec(folder)  # refuses one that was cut or changed after its manifest was written
+    codec.Codec(folder)  # refuses a tokenizer that was cut or changed after it was finished
     return True
 
 

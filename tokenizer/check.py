@@ -1,9 +1,9 @@
-"""Reload-and-compare: the folder as everyone else will load it gives the ids that were trained.
+"""Reloads a saved tokenizer as other programs will, and compares its ids with the trained ones.
 
-Why: a wrong tokenizer_class makes transformers replace the pre-tokenizer without a word
-(huggingface/transformers 45920), and then a model trained on one segmentation is used on another.
-transformers 5 does so even under the right class when a config.json of model type qwen2 lies in the
-same folder, and adds a normalizer; llama and qwen3 are not affected.
+Why: under a wrong tokenizer_class transformers replaces the pre-tokenizer without a warning
+(huggingface/transformers 45920), and a model trained on one segmentation is then used on another.
+transformers 5 does so even under the right class, and adds a normalizer, when the folder holds a
+config.json of model type qwen2; llama and qwen3 are not affected.
 Compares three readers (tokenizers, hugcoder.data.codec, transformers) on hostile texts, and the
 bytes that come back. Holds no statistics of compression (measure.py).
 """
@@ -44,7 +44,7 @@ PROBES: tuple[str, ...] = (
 def check_folder(folder: Path, trained: Tokenizer) -> None:
     """Compare a saved tokenizer with the one that was trained.
 
-    Raises: Refusal when a reader gives other ids, special tokens lie elsewhere, or bytes get lost.
+    Raises: Refusal when a reader gives other ids, special tokens have other ids, or bytes are lost.
     """
     codec = Codec(folder)
     expected_special = {token: index for index, token in enumerate(SPECIAL_TOKENS)}

@@ -1,8 +1,8 @@
-"""What a tokenizer does to text it was not trained on: bytes per token, fertility, losslessness.
+"""Measures a tokenizer on text it was not trained on: bytes per token, fertility, losslessness.
 
-Bytes per token is compression, not quality: whether a model gets better with it is told by bits per
-byte and infilling, which evaluation measures. Works on every byte-level tokenizer.json, not only on
-our own.
+Bytes per token says how well a tokenizer compresses, not how good a model becomes: evaluation
+measures that, as bits per byte and infilling. Works on every byte-level tokenizer.json, not only on
+those trained here.
 """
 
 import re
@@ -26,7 +26,7 @@ UNIT = re.compile(r"\w+|[^\w\s]")
 
 @dataclass
 class Counts:
-    """Sums over the documents of one language."""
+    """Sums up the documents of one language."""
 
     documents: int = 0
     bytes: int = 0
@@ -125,7 +125,7 @@ def _row(count: Counts) -> dict[str, float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as text: a line a language, then ALL (pooled) and MACRO (mean of languages)."""
+    """Format the report: a line for each language, then ALL (pooled) and MACRO (their mean)."""
     lines = [
         f"{'language':<14}{'files':>8}{'MB':>9}{'tokens':>13}{'bytes/token':>13}{'tokens/unit':>13}"
     ]
@@ -146,7 +146,7 @@ def table(report: dict[str, Any]) -> str:
     learned, measured = report["trained_on_fingerprint"], report["corpus_fingerprint"]
     if learned not in ("", measured):
         lines.append(
-            f"read this with care: the tokenizer was learned from the corpus {learned[:16]}, and "
-            f"this is {measured[:16]}: it is not known whether it was learned from these files too"
+            f"read this with care: the tokenizer was trained on the corpus {learned[:16]}, and "
+            f"this is {measured[:16]}; it may have been trained on these files too"
         )
     return "\n".join(lines)

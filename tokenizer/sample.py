@@ -1,8 +1,8 @@
-"""A sample of a corpus in which no language drowns the others.
+"""Samples a corpus so that all languages have the same weight.
 
-Every language gets the same number of bytes; one that has less gives all it has and the rest is
-shared again. Which files are taken depends on nothing but (seed, blob sha): not on shards, their
-order, or a worker. Two passes: the first reads sizes, the second streams the chosen contents.
+Every language gives the same number of bytes. A language that has less gives everything, and the
+others share the rest. The choice of files depends on (seed, blob sha) alone, not on shards, their
+order or workers. The first pass reads sizes, the second streams the chosen contents.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from hugcoder.refusal import Refusal
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Which documents of one split are taken.
+    """Says which documents of one split are taken.
 
-    thresholds: language -> the draw up to which its documents are taken. num_bytes: language ->
-    bytes that this takes, each document counted up to max_document_bytes.
+    thresholds: language -> the highest draw that is taken. num_bytes: language -> bytes of the
+    documents taken, each counted up to max_document_bytes.
     """
 
     corpus: Path
@@ -38,15 +38,15 @@ class SamplePlan:
 
 
 def draw(seed: int, blob_sha: str) -> float:
-    """A number in [0, 1) that depends on the seed and the blob alone."""
+    """Return a number in [0, 1) that depends on the seed and the blob alone."""
     digest = hashlib.blake2b(f"{seed},{blob_sha}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
 def fair_shares(available: dict[str, int], total: int) -> dict[str, int]:
-    """Share `total` bytes equally; who has less than a share gives all, the others share the rest.
+    """Share `total` bytes equally; a language with less gives everything, the others the rest.
 
-    Returns: language -> bytes; they sum to `total` (less rounding), or to all there is.
+    Returns: language -> bytes. They sum to `total` (less rounding), or to all bytes available.
     """
     shares: dict[str, int] = {}
     left = total
@@ -61,8 +61,8 @@ def plan_sample(
 ) -> SamplePlan:
     """Choose documents of about `num_bytes` bytes, balanced over languages.
 
-    Each language takes documents in the order of their draws up to and with the one that reaches
-    its share, so it may pass the share by one document.
+    Each language takes documents in the order of their draws until its share is reached, so the
+    last document may exceed the share.
 
     Raises: Refusal when the split is empty.
     """
@@ -75,7 +75,7 @@ def plan_sample(
     if not any(shares.values()):
         way_out = "curate more repositories"
         if split == HELD_OUT:
-            way_out = "give --split train, or a corpus that holds something out"
+            way_out = "give --split train, or a corpus with held-out documents"
         raise Refusal(f"the {split} split of {corpus} holds no text to sample; {way_out}.")
     thresholds, planned = {}, {}
     for language, share in sorted(shares.items()):
@@ -88,7 +88,7 @@ def plan_sample(
 
 
 def read_sample(plan: SamplePlan) -> Iterator[tuple[str, str]]:
-    """(language, text) of each document of the plan, in the order of the corpus."""
+    """Yield (language, text) of each document of the plan, in the order of the corpus."""
     columns = ("language", "blob_sha", "content")
     for row in read_corpus(plan.corpus, plan.split, columns):
         if draw(plan.seed, row["blob_sha"]) <= plan.thresholds[row["language"]]:
@@ -96,7 +96,7 @@ def read_sample(plan: SamplePlan) -> Iterator[tuple[str, str]]:
 
 
 def head(text: str, max_bytes: int) -> str:
-    """The first `max_bytes` bytes of a text, less a code point that would be cut in two."""
+    """Return the first `max_bytes` bytes of a text, without a code point that is cut in two."""
     if len(text) * 4 <= max_bytes:  # a code point has at most 4 bytes
         return text
     return text.encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore")

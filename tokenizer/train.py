@@ -1,8 +1,8 @@
-"""Byte-level BPE from a balanced sample, and the folder it is saved as.
+"""Trains byte-level BPE on a balanced sample and saves it as a folder.
 
-No normalizer and no prefix space, so that every UTF-8 file comes back byte for byte. The special
-tokens have ids 0 to 63 in the order of hugcoder.data.special_tokens, the 256 bytes follow, then the
-merges. Holds no check of the result (check.py).
+There is no normalizer and no prefix space, so every UTF-8 file comes back byte for byte. Ids 0 to
+63 are the special tokens in the order of hugcoder.data.special_tokens, then come the 256 bytes,
+then the merges. Holds no check of the result (check.py).
 """
 
 import sys
@@ -19,27 +19,28 @@ from hugcoder.files import atomic, file_sha256, write_json
 from hugcoder.refusal import Refusal
 from tokenizer.sample import SamplePlan, read_sample
 
-# Merges stay inside what one match covers. Both split every digit, so that a number has one
-# spelling. standard: the regex of cl100k with one digit, which is Qwen's, so llama.cpp encodes with
-# it (pre-tokenizer "qwen2"). compact: punctuation takes the newlines and the indentation behind it
-# along, as in `:\n        `.
+# Merges stay inside one match of the regex. Both split every digit, so that a number has one
+# spelling. standard: Qwen's regex, that of cl100k with one digit; llama.cpp can encode with it
+# (pre-tokenizer "qwen2"). compact: punctuation is joined with the newlines and the indentation that
+# follow it, as in `:\n        `.
 _START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
 PATTERNS = {
     "standard": _START + r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "compact": _START + r"(?:\r?\n[ \t]*)*|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
 }
 
-# The trainer walks through a whole match for each merge in it: 5 MB of matches without an end took
-# minutes. So it learns from pieces of at most so many characters, and hardly any code has longer
-# matches; the finished tokenizer has the pattern as it stands above.
+# The trainer walks through a whole match for each merge in it: 5 MB of endless matches took
+# minutes. So it learns from pieces of at most this many characters; hardly any code has longer
+# matches. The finished tokenizer has the unbounded pattern.
 MAX_MATCH = 128
 
-FILES = (*TRAINED, "measure.json")  # what a tokenizer folder holds beside its manifest
+FILES = (*TRAINED, "measure.json")  # what a tokenizer folder holds besides its manifest
 
-# The trainer of tokenizers counts pairs in 32 bits and wraps in silence (huggingface/tokenizers
-# 2058). No pair occurs more often than there are bytes, so fewer bytes than this cannot wrap.
+# The trainer of tokenizers counts pairs in 32 bits and wraps without an error
+# (huggingface/tokenizers 2058). There are at most as many pairs as bytes, so fewer bytes than this
+# cannot wrap.
 MAX_SAMPLE_BYTES = 2**31 - 1
-MIN_PAIR_COUNT = 2  # a pair seen once is no pattern
+MIN_PAIR_COUNT = 2  # a pair seen once is not a pattern
 BATCH_DOCUMENTS = 256
 
 
@@ -52,7 +53,7 @@ def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, d
     """
     if plan.total_bytes > MAX_SAMPLE_BYTES:
         raise Refusal(
-            f"the sample has {plan.total_bytes:,} bytes and the trainer counts pairs in 32 bits; "
+            f"the sample has {plan.total_bytes:,} bytes, but the trainer counts pairs in 32 bits; "
             f"give sample_bytes well below {MAX_SAMPLE_BYTES:,}."
         )
     tokenizer = untrained(bounded(PATTERNS[pattern]))
@@ -75,8 +76,8 @@ def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, d
     if reached != vocab_size:
         raise Refusal(
             f"{plan.total_bytes:,} bytes of sample give {reached:,} tokens, not vocab_size "
-            f"{vocab_size:,}; give vocab_size {reached} or less, or a larger corpus or "
-            f"sample_bytes."
+            f"{vocab_size:,}; give vocab_size {reached} or less, a larger corpus, or more "
+            "sample_bytes."
         )
     seen = {
         language: {"documents": documents[language], "bytes": num_bytes[language]}
@@ -86,7 +87,7 @@ def train(plan: SamplePlan, vocab_size: int, pattern: str) -> tuple[Tokenizer, d
 
 
 def untrained(regex: str) -> Tokenizer:
-    """A byte-level BPE tokenizer without merges."""
+    """Make a byte-level BPE tokenizer without merges."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer(regex)
     tokenizer.decoder = decoders.ByteLevel()
@@ -94,7 +95,7 @@ def untrained(regex: str) -> Tokenizer:
 
 
 def pre_tokenizer(regex: str) -> pre_tokenizers.PreTokenizer:
-    """Splits a text into the matches of a pattern, as bytes."""
+    """Make a pre-tokenizer that splits a text into the matches of a pattern, as bytes."""
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(regex), behavior="isolated"),
@@ -104,7 +105,7 @@ def pre_tokenizer(regex: str) -> pre_tokenizers.PreTokenizer:
 
 
 def bounded(regex: str) -> str:
-    """The same matches where none has more than MAX_MATCH characters; longer ones in pieces."""
+    """Cut matches that are longer than MAX_MATCH characters into pieces; keep all others."""
     return regex.replace("+", f"{{1,{MAX_MATCH}}}").replace("*", f"{{0,{MAX_MATCH}}}")
 
 
@@ -126,15 +127,15 @@ def save(tokenizer: Tokenizer, folder: Path) -> str:
     """Write the files that transformers loads; the folder is complete only with a manifest.
 
     The class must be PreTrainedTokenizerFast: GPT2Tokenizer and Qwen2Tokenizer replace the
-    pre-tokenizer in silence, and TokenizersBackend is refused by transformers 4, as is a list under
-    extra_special_tokens. split_special_tokens keeps its default (false), because chat templates
-    and prompts are text in which special tokens must become ids; source text is encoded by
-    hugcoder.data.codec, which disables them.
+    pre-tokenizer without a warning, and transformers 4 refuses TokenizersBackend and a list under
+    extra_special_tokens. split_special_tokens keeps its default (false): in chat templates and
+    prompts, special tokens must become ids. hugcoder.data.codec encodes source text, and there
+    special tokens stay text.
 
     Returns: sha256 of tokenizer.json.
     """
     with atomic(folder / "tokenizer.json") as temporary:
-        # not by its own save(), whose errors of the disk are of no class and name no file
+        # not by tokenizer.save(): its disk errors have no class of their own and name no file
         temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": STARCODER.pad}
     additional = [token for token in SPECIAL_TOKENS if token not in named.values()]

@@ -5,9 +5,8 @@ import re
 import numpy as np
 
 from data_prep.document import Document
+from data_prep.filters.settings import RuleSettings
 
-MAX_RUN = 1024  # characters of one run
-MAX_SHARE = 0.5  # of the file's characters in runs of one kind
 MIN_BASE64 = 64  # characters; shorter runs are words
 MIN_HEXADECIMAL = 16  # characters of eight pairs
 HEXADECIMAL = re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,|\b\s*)){8,}")
@@ -20,28 +19,27 @@ def _members(characters: bytes) -> bytes:
 
 
 IS_BASE64 = _members(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/\n=")
-# every byte that a match of HEXADECIMAL may hold; from 0x80 on, as there is white space among them
+# every byte that a match of HEXADECIMAL may hold; those from 0x80 on may be of white space
 IN_HEXADECIMAL = _members(
     b"0123456789abcdefABCDEFx\\, \t\n\r\v\f\x1c\x1d\x1e\x1f" + bytes(range(0x80, 0x100))
 )
 
 
-def encoded_data(document: Document) -> str | None:
-    """`encoded_data` when one run is longer than 1024 characters or runs fill half the file."""
+def encoded_data(document: Document, settings: RuleSettings) -> str | None:
+    """`encoded_data` for a run over max_encoded_run, or runs over max_encoded_share in all."""
     data, text = document.data, document.content
-    is_out = _is_too_much(_runs(data, IS_BASE64, MIN_BASE64), text)
-    # the expression takes half of the time of all filters, so it runs only where it could say yes
-    if not is_out and _is_too_much(_runs(data, IN_HEXADECIMAL, MIN_HEXADECIMAL), text):
-        is_out = _is_too_much(_matches(HEXADECIMAL, text), text)
+    max_sum = settings.max_encoded_share * len(text)
+
+    def is_too_much(lengths: np.ndarray) -> bool:
+        return lengths.max(initial=0) > settings.max_encoded_run or lengths.sum() > max_sum
+
+    is_out = is_too_much(_runs(data, IS_BASE64, MIN_BASE64))
+    # the expression would take half of the time of all rules, so it runs only where it may match
+    if not is_out and is_too_much(_runs(data, IN_HEXADECIMAL, MIN_HEXADECIMAL)):
+        is_out = is_too_much(_matches(HEXADECIMAL, text))
     if not is_out and "\\u" in text:
-        is_out = _is_too_much(_matches(UNICODE_ESCAPES, text), text)
+        is_out = is_too_much(_matches(UNICODE_ESCAPES, text))
     return "encoded_data" if is_out else None
-
-
-def _is_too_much(lengths: np.ndarray, text: str) -> bool:
-    return len(lengths) > 0 and bool(
-        lengths.max() > MAX_RUN or lengths.sum() > MAX_SHARE * len(text)
-    )
 
 
 def _matches(pattern: re.Pattern[str], text: str) -> np.ndarray:

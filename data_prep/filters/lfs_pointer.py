@@ -2,7 +2,7 @@
 
 from data_prep.document import Document
 
-MAX_BYTES = 1_024  # the specification's: whoever reads more need not look
+MAX_BYTES = 1_024  # the specification's limit; a larger file is no pointer
 FIRST_LINES = (
     b"version https://git-lfs.github.com/spec/",
     b"version https://hawser.github.com/spec/",  # its name before its first release

@@ -1,1 +1,1 @@
-"""From a corpus on disk to the batches of a run: text, ids, pieces, units, rows."""
+"""Turns a corpus on disk into the batches of a run: text, ids, pieces, units, rows."""

@@ -1,9 +1,9 @@
-"""Rows to a batch, in the one form in which transformers keeps packed documents apart.
+"""Makes batches of rows in the one form in which transformers keeps packed documents apart.
 
 With transformers 5, position ids that restart isolate packed documents only when the batch has no
-attention_mask and the model runs with use_cache=False. Flash kernels need the document boundaries
-of the flattened micro-batch besides: from position ids alone they isolate at batch size 1 only.
-`hugcoder.pretraining.isolation` proves it on the real model before training starts.
+attention_mask and the model runs with use_cache=False. Flash kernels also need the document
+boundaries of the flattened micro-batch: from position ids alone they isolate only at batch size 1.
+`hugcoder.pretraining.isolation` proves the isolation on the real model before training starts.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class PackedCollator:
 
 
 def boundaries(position_ids_BT: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """The keyword arguments with which flash attention tells the documents of a micro-batch apart.
+    """Return the keyword arguments that tell flash attention where documents begin.
 
-    `max_length` is the row length, an upper bound: an exact one would differ from batch to batch
-    and make torch.compile compile anew.
+    `max_length` is the row length, an upper bound. An exact value would differ from batch to batch
+    and make torch.compile compile again.
     """
     starts = torch.nonzero(position_ids_BT.flatten() == 0).flatten()
     end = torch.tensor([position_ids_BT.numel()])

@@ -1,8 +1,8 @@
-"""Text to token ids and back for one tokenizer folder, without torch or transformers.
+"""Turns text into token ids and back for one tokenizer folder, without torch or transformers.
 
-Holds the only place where source text is encoded: special tokens are disabled, so a literal
-`<|endoftext|>` in a file stays plain text. Also holds what the bytes of a vocabulary tell: byte
-length, line ends, code points cut in two.
+This is the only place that encodes source text: special tokens are disabled, so a literal
+`<|endoftext|>` in a file stays plain text. It also reads from a vocabulary's bytes which ids end a
+line or continue a code point, and how long they are.
 """
 
 import functools
@@ -24,7 +24,7 @@ from hugcoder.refusal import Refusal, told
 
 @functools.cache
 def _byte_of_character() -> dict[str, int]:
-    """The GPT-2 alphabet of byte-level BPE: printable character -> byte."""
+    """Return GPT-2's alphabet of byte-level BPE: printable character -> byte."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
@@ -32,11 +32,11 @@ def _byte_of_character() -> dict[str, int]:
 
 
 class Codec:
-    """A byte-level BPE tokenizer with what HugCoder needs to know of its vocabulary.
+    """Wraps a byte-level BPE tokenizer with what HugCoder needs to know about its vocabulary.
 
-    Args: folder that holds `tokenizer.json`.
-    Raises: Refusal when it is not there or is broken; and, once bytes are asked for, when it is not
-    byte-level (then text would not come back byte for byte).
+    Args: folder: holds `tokenizer.json`.
+    Raises: Refusal when the file is missing or broken. When bytes are first asked for, also when it
+    is not byte-level, because text would not come back byte for byte.
     """
 
     def __init__(self, folder: str | Path):
@@ -45,9 +45,9 @@ class Codec:
         if not path.is_file():
             way_out = "train one with `python -m tokenizer`"
             if (self.folder / "config.json").is_file():
-                way_out = "it is a model, whose own tokenizer must be copied into it"
+                way_out = "this is a model folder: copy the model's own tokenizer into it"
             raise Refusal(f"there is no tokenizer in {self.folder} (no tokenizer.json); {way_out}.")
-        data = path.read_bytes()  # here, because tokenizers tells of no errno and of no path
+        data = path.read_bytes()  # not by tokenizers, whose errors have no errno and no path
         try:
             self._tokenizer = Tokenizer.from_buffer(data)
         except Exception as error:  # tokenizers raises nothing more precise
@@ -66,7 +66,7 @@ class Codec:
         _check_files(self.folder, self.fingerprint)
 
     def _mark_sentinels_special(self) -> None:
-        """Some families (Qwen2.5-Coder, CodeGemma) ship their FIM sentinels as ordinary tokens."""
+        """Make sentinels special; Qwen2.5-Coder and CodeGemma ship them as ordinary tokens."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         sentinels = [token.content for token in added if token.content in SENTINELS]
         self._tokenizer.add_special_tokens(
@@ -78,28 +78,28 @@ class Codec:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Ids there are, gaps included."""
+        """Count the ids, gaps included."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text; special tokens in the text stay plain text and none are added."""
+        """Encode each text; special tokens in it stay plain text, and none are added."""
         return [
             encoding.ids
             for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         ]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of ids; special tokens and the padding of a vocabulary stand for none."""
+        """Return the bytes of ids; special tokens and a vocabulary's padding have none."""
         table = self.token_bytes
         return b"".join([table[index] for index in ids if index < len(table)])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are no valid UTF-8 become U+FFFD."""
+        """Return the text of ids; bytes that are not valid UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """Bytes of each id; empty for special tokens. Raises: Refusal, see the class."""
+        """Return the bytes of each id; empty for special tokens. Raises: Refusal, see the class."""
         alphabet = _byte_of_character()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         table = [b""] * (max(vocabulary.values()) + 1)
@@ -109,9 +109,8 @@ class Codec:
                 table[index] = b"" if added[index].special else added[index].content.encode()
             elif any(character not in alphabet for character in token):
                 raise Refusal(
-                    f"the tokenizer in {self.folder} is not byte-level BPE (its token {token!r} is "
-                    f"no string "
-                    "of bytes); train one with `python -m tokenizer`."
+                    f"the tokenizer in {self.folder} is not byte-level BPE (its token {token!r} "
+                    "does not stand for bytes); train one with `python -m tokenizer`."
                 )
             else:
                 table[index] = bytes([alphabet[character] for character in token])
@@ -119,23 +118,24 @@ class Codec:
 
     @cached_property
     def num_bytes(self) -> np.ndarray:
-        """[vocab] bytes each id stands for; 0 for special tokens."""
+        """Count the bytes of each id [vocab]; 0 for special tokens."""
         return np.array([len(token) for token in self.token_bytes], dtype=np.int32)
 
     @cached_property
     def ends_line(self) -> np.ndarray:
-        """[vocab] whether the id's last byte is a newline."""
+        """Tell for each id [vocab] whether its last byte is a newline."""
         return np.array([token.endswith(b"\n") for token in self.token_bytes])
 
     @cached_property
     def continues_character(self) -> np.ndarray:
-        """[vocab] whether the id's first byte lies inside a UTF-8 code point."""
+        """Tell for each id [vocab] whether its first byte lies inside a UTF-8 code point."""
         return np.array([bool(token) and 0x80 <= token[0] < 0xC0 for token in self.token_bytes])
 
     @cached_property
     def fim_ids(self) -> fim.FimIds:
-        """The fill-in-the-middle ids. Raises: Refusal when the vocabulary has no known family's
-        sentinels.
+        """Find the fill-in-the-middle ids.
+
+        Raises: Refusal when the vocabulary lacks the sentinels of every known family.
         """
         try:
             return find_ids(self.special_ids)
@@ -144,17 +144,17 @@ class Codec:
 
     @cached_property
     def end_of_text(self) -> int:
-        """The id that ends a document: the one that also ends a middle."""
+        """Return the id that ends a document; it also ends a middle."""
         return self.fim_ids.end
 
     @cached_property
     def pad(self) -> int:
-        """The id that fills the rest of a row; its labels are always -100."""
+        """Return the id that fills the rest of a row; its labels are always -100."""
         return self.special_ids.get(self.fim_ids.format.pad, self.end_of_text)
 
 
 def _check_files(folder: Path, fingerprint: str) -> None:
-    """Compare a folder of `python -m tokenizer` with its manifest; others have no such manifest.
+    """Compare a folder of `python -m tokenizer` with its manifest; other folders have none.
 
     Raises: Refusal naming the file that is missing, cut or changed.
     """
@@ -170,17 +170,17 @@ def _check_files(folder: Path, fingerprint: str) -> None:
 
 
 def files_of(manifest: dict[str, Any]) -> FileTable:
-    """The files of a tokenizer folder; of an older one only the hash of tokenizer.json."""
+    """List the files of a tokenizer folder; for an old one only the hash of tokenizer.json."""
     old = {"tokenizer.json": {"sha256": manifest.get("tokenizer_sha256", "")}}
     return manifest.get("files", old)
 
 
 def is_damaged(folder: Path, what: str) -> str:
-    """The sentence of a refusal."""
+    """Return the sentence that refuses a damaged folder."""
     return (
         f"the tokenizer {folder} is not what its {MANIFEST} says: {what}; copy the folder again, "
         "or delete it and train it again."
     )
 
 
-KIND = "tokenizer"  # what the manifest of `python -m tokenizer` says that its folder is
+KIND = "tokenizer"  # the kind in a manifest of `python -m tokenizer`

@@ -1,12 +1,12 @@
-"""A curated corpus on disk: what `python -m data_prep` writes and everything else reads.
+"""Reads a curated corpus on disk, which `python -m data_prep` writes.
 
     data/<name>/manifest.json          written last; a folder without it is not a corpus
-    data/<name>/train/00000.parquet    one row a file, columns COLUMNS
-    data/<name>/held_out/00000.parquet files that training never sees: of whole repositories, or of
-                                       whole folders, or single ones (`held_out_by`)
+    data/<name>/train/00000.parquet    one row for each file, columns COLUMNS
+    data/<name>/held_out/00000.parquet files that training never sees: whole repositories, whole
+                                       folders, or single files (`held_out_by`)
 
-The manifest has a table of the shards with their sizes and hashes: whoever opens a corpus compares
-names and sizes, and whoever reads contents compares the hash of the shard as well.
+The manifest has a table of the shards with their sizes and hashes. Opening a corpus compares names
+and sizes; reading contents also compares the hash of the shard.
 Holds the format and its readers; imports pyarrow only where a file is read.
 """
 
@@ -26,10 +26,10 @@ COLUMNS = ("source", "repo", "path", "language", "license", "commit", "blob_sha"
 
 
 def manifest_of(corpus: Path) -> dict[str, Any]:
-    """The manifest of a complete corpus. Raises: Refusal when `corpus` is none."""
+    """Read the manifest of a corpus. Raises: Refusal when `corpus` is not a complete corpus."""
     manifest = read_manifest(corpus)
     if manifest is None or manifest.get("kind") != "corpus":
-        found = "no manifest of one" if manifest is None else f"but a {manifest.get('kind')}"
+        found = "it has no manifest" if manifest is None else f"it is a {manifest.get('kind')}"
         way_out = "give the folder that `python -m data_prep` made"
         if manifest is None:
             recipe = "configs/corpora/quickstart.yaml"
@@ -37,21 +37,21 @@ def manifest_of(corpus: Path) -> dict[str, Any]:
         raise Refusal(f"{corpus} is not a complete corpus ({found}); {way_out}.")
     with keys_demanded(corpus):
         files_of(manifest)
-        manifest["fingerprint"][:1]  # a text
+        manifest["fingerprint"][:1]  # must be a text
         if held_out_by(manifest) not in (REPOSITORY, FOLDER, FILE):
             raise ValueError(f"held_out_by is {manifest['held_out_by']!r}")
     return manifest
 
 
 def held_out_by(manifest: dict[str, Any]) -> str:
-    """What the corpus holds out as a whole: REPOSITORY, FOLDER or FILE."""
+    """Return what the corpus holds out as a whole: REPOSITORY, FOLDER or FILE."""
     return manifest.get("held_out_by", REPOSITORY)
 
 
 def unit_of(repo: str, path: str, by: str) -> str:
-    """The repository, folder or file that a file is held out with.
+    """Return the repository, folder or file that a file is held out with.
 
-    A folder is the one in which the file lies: folders in it are others.
+    The folder is the one that holds the file itself, without its subfolders.
     """
     if by == REPOSITORY:
         return repo
@@ -64,7 +64,7 @@ def plural_of(by: str) -> str:
 
 
 def files_of(manifest: dict[str, Any]) -> FileTable:
-    """The shards of a corpus, in order, by their names in its folder."""
+    """List the shards of a corpus, in order, by their names in its folder."""
     return {
         shard["file"]: {key: shard[key] for key in ("bytes", "sha256") if key in shard}
         for shard in manifest["shards"]
@@ -72,25 +72,25 @@ def files_of(manifest: dict[str, Any]) -> FileTable:
 
 
 def fingerprint(corpus: Path) -> str:
-    """A hash of the corpus's content and splits: the same for the same files, whenever made."""
+    """Return a hash of the corpus's content and splits, the same whenever it was made."""
     return manifest_of(corpus)["fingerprint"]
 
 
 def fingerprint_of(shards: list[dict[str, Any]]) -> str:
-    """The fingerprint of a corpus, from what its manifest says of its shards."""
+    """Compute the fingerprint of a corpus from the shards in its manifest."""
     named = "".join(f"{shard['file']} {shard['sha256']}\n" for shard in shards)
     return hashlib.sha256(named.encode()).hexdigest()
 
 
 def _nameless_fingerprint_of(shards: list[dict[str, Any]]) -> str:
-    """What older manifests say in place of it, which does not tell the splits apart."""
+    """Compute the fingerprint in older manifests, which does not tell the splits apart."""
     return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
 
 
 def check_files(corpus: Path) -> FileTable:
-    """Compare names and sizes of the shards with the manifest, and return its table; reads none.
+    """Compare names and sizes of the shards with the manifest, and return its table.
 
-    Raises: Refusal naming the first file that is missing, cut, or too many.
+    Reads no shard. Raises: Refusal naming the first file that is missing, cut, or too many.
     """
     manifest = manifest_of(corpus)
     table = files_of(manifest)
@@ -109,7 +109,7 @@ def check_files(corpus: Path) -> FileTable:
 def check_content(corpus: Path, table: FileTable, names: Iterable[str]) -> None:
     """Read some shards and compare them with the table.
 
-    Raises: Refusal naming the first that has changed.
+    Raises: Refusal naming the first shard that has changed.
     """
     if found := changed(corpus, {name: table[name] for name in names}):
         raise Refusal(_is_damaged(corpus, found))
@@ -123,14 +123,14 @@ def _is_damaged(corpus: Path, what: str) -> str:
 
 
 def shards(corpus: Path, split: str) -> list[Path]:
-    """The parquet files of one split, in order. Raises: Refusal, see check_files."""
+    """List the parquet files of one split, in order. Raises: Refusal, see check_files."""
     return [corpus / name for name in check_files(corpus) if name.startswith(f"{split}/")]
 
 
 def read_rows(
     shard: Path, columns: tuple[str, ...] = COLUMNS, batch_size: int = 256
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one shard as dictionaries, `batch_size` in memory at a time.
+    """Yield the rows of one shard as dictionaries, with `batch_size` in memory at a time.
 
     Raises: Refusal when the file is damaged or lacks a column.
     """
@@ -138,7 +138,7 @@ def read_rows(
 
     with format_demanded(shard, "parquet"), pyarrow.parquet.ParquetFile(shard) as file:
         if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-            raise Refusal(f"{shard} has no column {missing[0]}; it is no shard of a corpus.")
+            raise Refusal(f"{shard} has no column {missing[0]}; it is not a shard of a corpus.")
         for batch in file.iter_batches(batch_size=batch_size, columns=list(columns)):
             yield from batch.to_pylist()
 
@@ -146,7 +146,7 @@ def read_rows(
 def read_corpus(
     corpus: Path, split: str, columns: tuple[str, ...] = COLUMNS
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one split, in order. Where contents are read, each shard is compared with its hash.
+    """Yield the rows of one split, in order; when contents are read, compare each shard's hash.
 
     Raises: Refusal naming a shard that is not what the manifest says.
     """

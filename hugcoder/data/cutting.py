@@ -1,7 +1,7 @@
-"""Where documents are cut: at line ends where possible, else between characters, at token counts.
+"""Cuts documents into parts: at line ends if possible, else between characters, else anywhere.
 
-Works on many documents at once and reads no tokens but those around a cut inside a line. Holds no
-policy: how long a part may be is the caller's (`hugcoder.data.packing`).
+Works on many documents at once, and reads tokens only around a cut inside a line. The caller
+(`hugcoder.data.packing`) decides how long a part may be.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import numpy as np
 from hugcoder.data.codec import Codec
 from hugcoder.data.token_store import TokenStore
 
-# (owners [N], number of the part) -> [N] tokens the next part of each owner may have, at least 1
+# (owners [N], number of the part) -> [N] most tokens of each owner's next part, at least 1
 Limits = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Parts(NamedTuple):
-    """Arrays with one entry a part, ordered by owner and number."""
+    """Holds arrays with one entry for each part, ordered by owner and number."""
 
-    owner: np.ndarray  # index of the span it is a part of
+    owner: np.ndarray  # index of the span that it belongs to
     number: np.ndarray  # 0, 1, ... within the span
     start: np.ndarray  # first token, within the document
     stop: np.ndarray
@@ -34,10 +34,10 @@ def cut(
     stop: np.ndarray,
     limits: Limits,
 ) -> Parts:
-    """Cut token spans of documents, which must ascend, into parts that together are the spans.
+    """Cut token spans into parts that together make up the spans; `documents` must ascend.
 
-    A part that is not text (`is_text`) comes only of a stretch longer than a part in which every
-    token begins inside a character, as byte-level BPE makes of dense scripts.
+    A part is not text (`is_text`) only where every token of a stretch longer than a part begins
+    inside a character, as byte-level BPE may split dense scripts.
     """
     owner, begin, number = np.arange(len(documents)), start, 0
     begins_inside = np.zeros(len(owner), dtype=bool)
@@ -63,10 +63,10 @@ def cut(
 def _cut_points(
     store: TokenStore, codec: Codec, documents: np.ndarray, begin: np.ndarray, limit: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[N] where parts of at most `limit` tokens end, and whether that is inside a character."""
+    """Find where parts of at most `limit` tokens end [N], and whether inside a character."""
     points = store.last_line_ends(documents, begin, begin + limit)
     is_inside = np.zeros(len(points), dtype=bool)
-    # a line longer than half a part: cut inside it
+    # cut inside a line that is longer than half a part
     for index in np.flatnonzero(points <= begin + limit // 2).tolist():
         furthest = int(begin[index] + limit[index])
         tokens = store.tokens(int(documents[index]), int(begin[index]) + 1, furthest + 1)

@@ -1,7 +1,7 @@
-"""Which rows make up each epoch of a run, and where in them a row of the run lies.
+"""Finds the rows of each epoch of a run, and the epoch of each row.
 
-Epochs and shuffling live in their plans (`hugcoder.data.packing`), so that skipping to step
-1,000,000 reads nothing.
+Plans hold the epochs and the shuffling (`hugcoder.data.packing`), so skipping to step 1,000,000
+reads nothing.
 """
 
 import dataclasses
@@ -22,14 +22,13 @@ from hugcoder.data.token_store import TokenStore, manifest_of
 from hugcoder.files import read_object, write_json
 from hugcoder.refusal import Refusal
 
-ROW_FORMAT = 2  # raised when the same store, settings and seed give other rows: no run may mix two
+ROW_FORMAT = 2  # raise it when the same store, settings and seed give other rows; no run mixes two
 KEPT_PLANS = 2  # the epoch in use and its neighbour
 
 
 @dataclass(frozen=True)
 class RowSettings:
-    """What decides the content of rows. fim: see `fim.FimSettings`. mixture: see
-    `mixture_repeats`."""
+    """Decides the content of rows; for `mixture` see `mixture_repeats`."""
 
     row_length: int
     seed: int
@@ -42,9 +41,9 @@ class RowSettings:
 
 
 class Epochs:
-    """The plans of all epochs over one split of a store, made when they are needed.
+    """Plans the epochs over one split of a store, each when it is needed.
 
-    Raises: Refusal when the store holds nothing to train on.
+    Raises: Refusal when the split holds no documents.
     """
 
     def __init__(self, store: TokenStore, codec: Codec, settings: RowSettings):
@@ -58,14 +57,15 @@ class Epochs:
         self._file: Path | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The plan of one epoch; the last ones are kept."""
+        """Return the plan of one epoch; the latest plans are kept."""
         if epoch not in self._plans:
             plan = plan_epoch(
                 self.store, self.codec, self.pieces, self.settings.packing, epoch, self._repeats
             )
             if not plan.num_rows:
                 raise Refusal(
-                    f"mixture {self.settings.mixture} leaves nothing of {self.store.folder}."
+                    f"mixture {self.settings.mixture} leaves nothing of {self.store.folder}; give "
+                    "at least one name more than 0."
                 )
             while len(self._plans) >= KEPT_PLANS:
                 del self._plans[min(self._plans)]
@@ -80,15 +80,15 @@ class Epochs:
         return self._first_rows[epoch + 1] - self._first_rows[epoch]
 
     def remember(self, path: Path, may_write: bool) -> None:
-        """Keep the number of rows of the epochs planned so far in a file, and take it from there.
+        """Read the row counts of epochs planned before from a file, and write new ones to it.
 
-        Position in a late epoch needs the rows of all epochs before it; without the file, resuming
-        there plans them all again, about 3 s an epoch and million documents.
+        The position in a late epoch depends on the row counts of all epochs before it. Without the
+        file, resuming plans them all again, about 3 s for each epoch and million documents.
 
-        Args: may_write: on one rank only.
+        Args: may_write: true on one rank only.
         """
         if path.is_file():
-            with suppress(Refusal, KeyError, TypeError):  # damaged: it is planned again
+            with suppress(Refusal, KeyError, TypeError):  # damaged: plan again
                 kept = read_object(path)
                 is_ours = kept["of"] == self.fingerprint
                 if is_ours and len(kept["first_rows"]) > len(self._first_rows):
@@ -103,7 +103,7 @@ class Epochs:
 
     @property
     def fingerprint(self) -> str:
-        """What the plans of all epochs are a function of, as a hash."""
+        """Hash everything that decides the plans of all epochs."""
         store = manifest_of(self.store.folder)
         made_of = (
             ROW_FORMAT,
@@ -115,14 +115,14 @@ class Epochs:
         return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
 
     def locate(self, index: int) -> tuple[EpochPlan, int]:
-        """The plan and the row within it of global row `index`."""
+        """Find the plan of global row `index`, and the row within the plan."""
         while self._first_rows[-1] <= index:
             self.rows_in(len(self._first_rows) - 1)
         epoch = int(np.searchsorted(self._first_rows, index, side="right")) - 1
         return self.plan(epoch), index - self._first_rows[epoch]
 
     def epoch_at(self, index: int) -> float:
-        """Passes over the corpus completed before global row `index`."""
+        """Return the passes over the corpus completed before global row `index`."""
         plan, row = self.locate(index)
         return plan.epoch + row / plan.num_rows
 

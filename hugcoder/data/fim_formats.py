@@ -1,7 +1,7 @@
-"""How each model family spells fill-in-the-middle, and which of them a tokenizer belongs to.
+"""Lists how model families spell fill-in-the-middle, and finds the family of a tokenizer.
 
-Spellings are from each family's model card. A family of another order says so in `psm` and `spm`,
-see `fim.FimFormat`.
+Spellings are from each family's model card. A family with another order sets `psm` and `spm`, see
+`fim.FimFormat`.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def find_ids(
 ) -> fim.FimIds:
     """Find the family whose sentinels a vocabulary has.
 
-    Raises: ValueError when it has those of none; training must then stop, never go on without FIM.
+    Raises: ValueError when it has none; training must then stop, and never go on without FIM.
     """
     for known in formats:
         letters = {
@@ -88,6 +88,7 @@ def find_ids(
         f"{known.name} ({known.prefix} {known.suffix} {known.middle})" for known in formats
     )
     raise ValueError(
-        f"the tokenizer has the fill-in-the-middle tokens of no known family; known are {names}. "
-        "Train one with `python -m tokenizer`, or take a model that was trained to fill in."
+        "the tokenizer lacks the fill-in-the-middle tokens of every known family; known are "
+        f"{names}. Train one with `python -m tokenizer`, or take a model that was trained to fill "
+        "in."
     )

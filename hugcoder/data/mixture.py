@@ -1,4 +1,4 @@
-"""How often an epoch shows each document: the mixture's names and what they mean in a store."""
+"""Turns the names of a mixture into how often an epoch shows each document of a store."""
 
 import difflib
 
@@ -9,14 +9,14 @@ from hugcoder.refusal import Refusal
 
 
 def mixture_repeats(store: TokenStore, mixture: dict[str, float]) -> np.ndarray | None:
-    """How often each document is seen in an epoch.
+    """Compute how often each document is seen in an epoch.
 
-    Args: mixture: name of a language, source or repository -> repeats an epoch, plain or as
-    `language/NAME`, `source/NAME` and `repository/NAME`; what is said of a document multiplies;
-    names left out count 1.
-    Returns: [documents] or None when nothing differs from once each.
-    Raises: Refusal for a name the store does not hold, that may mean different documents, or is
-    given for twice.
+    Args: mixture: name of a language, source or repository -> repeats in an epoch. A name is plain
+    or `language/NAME`, `source/NAME` or `repository/NAME`. If several names hold for a document,
+    their numbers multiply; a name that is not given counts 1.
+    Returns: [documents], or None when each document is seen once.
+    Raises: Refusal for a name that the store does not hold, that may mean different documents, or
+    that is given twice.
     """
     weights = {name: value for name, value in _full_mixture(store, mixture).items() if value != 1}
     if not weights:
@@ -29,7 +29,7 @@ def mixture_repeats(store: TokenStore, mixture: dict[str, float]) -> np.ndarray 
 
 
 def clear_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, float]:
-    """The mixture with every name as short as it is clear, so that a spelling is no other run."""
+    """Shorten every name as far as it stays clear, so two spellings mean the same run."""
     cleared = {}
     for meant, value in _full_mixture(store, mixture).items():
         plain = meant.partition("/")[2]
@@ -38,7 +38,7 @@ def clear_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, flo
 
 
 def _full_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, float]:
-    """The mixture with every name as `language/NAME`, `source/NAME` or `repository/NAME`."""
+    """Write every name out as `language/NAME`, `source/NAME` or `repository/NAME`."""
     full: dict[str, float] = {}
     for name, value in mixture.items():
         meant = _mixture_name(store, name)
@@ -49,7 +49,7 @@ def _full_mixture(store: TokenStore, mixture: dict[str, float]) -> dict[str, flo
 
 
 def _kinds(store: TokenStore) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """What a mixture may name: the code of each document, and the names of the codes."""
+    """Return what a mixture may name: each document's code, and the names of the codes."""
     return {
         "language": (store.languages, store.language_names),
         "source": (store.sources, store.source_names),
@@ -58,12 +58,12 @@ def _kinds(store: TokenStore) -> dict[str, tuple[np.ndarray, list[str]]]:
 
 
 def _mixture_name(store: TokenStore, name: str) -> str:
-    """The name with its kind that a name of the mixture means."""
+    """Find the name, with its kind, that a name of the mixture means."""
     meant = _mixture_names(store, name)
     if len(meant) > 1:
         kinds = " and a ".join(full.partition("/")[0] for full in meant)
         raise Refusal(
-            f"mixture names {name}, which is a {kinds} of {store.folder}; say "
+            f"mixture names {name}, which is a {kinds} of {store.folder}; give "
             f"{' or '.join(meant)}, as in --mixture {meant[0]}=2."
         )
     if not meant:
@@ -82,9 +82,10 @@ def _mixture_name(store: TokenStore, name: str) -> str:
 
 
 def _mixture_names(store: TokenStore, name: str) -> list[str]:
-    """All that a name may mean; one with its prefix means that alone.
+    """List all that a name may mean; a name with its prefix has one meaning.
 
-    A source that is one repository of the same name is no second meaning, but the same documents.
+    A source that is one repository of the same name does not count as a second meaning: both are
+    the same documents.
     """
     kinds = _kinds(store)
     full = [f"{kind}/{known}" for kind, (_, names) in kinds.items() for known in names]

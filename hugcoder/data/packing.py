@@ -1,15 +1,14 @@
-"""From documents to rows: where documents are cut, which pieces FIM takes, which units share a row.
+"""Plans rows: where documents are cut, which pieces FIM takes, which units share a row.
 
-Everything here is planned from lengths alone, before a token is read, and is a pure function of
-(store, settings, epoch), so that row i of a run can be made anywhere, in any order, again.
+Plans are made from lengths, and are a pure function of (store, settings, epoch). So row i of a run
+can be made again anywhere and in any order.
 
-    documents -> pieces   cut at line ends into at most `content_limit` tokens, once
+    documents -> pieces   cut once, at line ends, into at most `content_limit` tokens
     pieces -> units       each piece is left-to-right or fill-in-the-middle; neighbours that FIM
-                          takes are cut anew, into units of lengths that are drawn
+                          takes are joined and cut again, into units of drawn lengths
     units -> rows         best-fit decreasing in windows of shuffled units; a unit is never cut
 
-Where exactly a cut falls is in `hugcoder.data.cutting`. The texts are transformed in
-`hugcoder.data.rows`.
+`hugcoder.data.cutting` finds the exact place of a cut. `hugcoder.data.rows` transforms the texts.
 """
 
 import bisect
@@ -26,15 +25,13 @@ from hugcoder.data.token_store import TokenStore
 
 logger = logging.getLogger(__name__)
 
-WINDOW = (
-    16_384  # units that are packed together: enough for tight rows, small enough to stay shuffled
-)
-CUT_SHARE = 0.25  # of whole documents that FIM takes: those cut up although they fit a row
-CUT_KEY = 1 << 41  # sets their draw apart from others of the same keys
+WINDOW = 16_384  # units packed together: enough for tight rows, few enough to stay shuffled
+CUT_SHARE = 0.25  # share of FIM's whole documents that are cut up although they fit a row
+CUT_KEY = 1 << 41  # makes this draw differ from others with the same keys
 
 
 class Pieces(NamedTuple):
-    """Arrays with one entry a piece of a document."""
+    """Holds arrays with one entry for each piece of a document."""
 
     document: np.ndarray  # index in the store
     number: np.ndarray  # 0, 1, ... within the document
@@ -45,8 +42,7 @@ class Pieces(NamedTuple):
 
 
 def cut_documents(store: TokenStore, codec: Codec, content_limit: int) -> Pieces:
-    """Cut every document into pieces of at most `content_limit` tokens, at line ends where
-    possible."""
+    """Cut documents into pieces of at most `content_limit` tokens, at line ends if possible."""
     document = np.flatnonzero(store.lengths > 0)
     stop = store.lengths[document]
     parts = cut(
@@ -68,12 +64,12 @@ def cut_documents(store: TokenStore, codec: Codec, content_limit: int) -> Pieces
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """Best-fit-decreasing bin packing.
+    """Pack items into rows by best fit decreasing.
 
-    Each item, longest first, goes into the open row with the least room that still takes it.
+    The longest item comes first; each goes into the open row with the least room that takes it.
 
     Args: lengths: [items] at most `capacity` each.
-    Returns: [items] the row of each item, and the number of rows.
+    Returns: the row of each item [items], and the number of rows.
     """
     rows = np.empty(len(lengths), dtype=np.int64)
     open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]  # by room left
@@ -101,7 +97,7 @@ def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
 
 @dataclass(frozen=True)
 class PackingSettings:
-    """What decides the plan. row_length: tokens of a row. seed: of every draw."""
+    """Decides the plan. row_length: tokens in a row. seed: of every draw."""
 
     row_length: int
     seed: int
@@ -109,15 +105,15 @@ class PackingSettings:
 
     @property
     def content_limit(self) -> int:
-        """Tokens a piece may have so that its unit fits a row."""
+        """Return the most tokens of a piece whose unit still fits a row."""
         return self.row_length - (int(fim.planned_length(0)) if self.fim_rate else 1)
 
 
 class Units(NamedTuple):
-    """Arrays with one entry a unit."""
+    """Holds arrays with one entry for each unit."""
 
     document: np.ndarray  # index in the store
-    repeat: np.ndarray  # 0 unless the mixture shows a document more than once an epoch
+    repeat: np.ndarray  # 0 unless the mixture shows a document more than once in an epoch
     start: np.ndarray  # first token, within the document
     num_tokens: np.ndarray  # of the document, before FIM
     is_fim: np.ndarray
@@ -127,7 +123,7 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Rows of one epoch: row i holds the units row_offsets[i] to row_offsets[i + 1]."""
+    """Plans one epoch: row i holds the units row_offsets[i] to row_offsets[i + 1]."""
 
     epoch: int
     units: Units
@@ -138,7 +134,7 @@ class EpochPlan:
         return len(self.row_offsets) - 1
 
     def units_of(self, first_row: int, last_row: int) -> Units:
-        """The units of rows first_row to last_row, the latter not included."""
+        """Return the units of rows first_row to last_row, without last_row."""
         places = slice(self.row_offsets[first_row], self.row_offsets[last_row])
         return Units(*(array[places] for array in self.units))
 
@@ -176,7 +172,8 @@ def _reordered(units: Units, order: np.ndarray) -> Units:
 
 
 class Stretches(NamedTuple):
-    """Arrays with one entry a stretch of a document that becomes one unit or, cut up, several."""
+    """Holds arrays with one entry for each stretch of a document, which becomes one or more
+    units."""
 
     document: np.ndarray
     repeat: np.ndarray
@@ -196,7 +193,7 @@ def _make_units(
     settings: PackingSettings,
     epoch: int,
 ) -> Units:
-    """The units of pieces, each entry of `piece` one showing of it."""
+    """Make the units of pieces; each entry of `piece` shows a piece once."""
     found = _stretches(store, pieces, piece, repeat, settings, epoch)
     uids, longest = store.uids[found.document], settings.content_limit
 
@@ -227,12 +224,12 @@ def _stretches(
     settings: PackingSettings,
     epoch: int,
 ) -> Stretches:
-    """What becomes units: pieces; those that FIM takes are joined with their neighbours that it
-    takes as well, and cut up at drawn lengths.
+    """Join pieces into stretches, which become units.
 
-    A piece that stays left-to-right keeps the longest context there is. A document that fits a row
-    keeps its own length but for a share of them: else files of one length would bring back what
-    `fim.draw_lengths` is against.
+    Neighbouring pieces that FIM takes are joined, to be cut up at drawn lengths. A left-to-right
+    piece stays whole, for the longest context. Most documents that fit a row keep their own length,
+    but CUT_SHARE of them are cut up: otherwise units of whole files would all end where their row
+    ends, which `fim.draw_lengths` prevents.
     """
     order = np.lexsort((pieces.number[piece], repeat, pieces.document[piece]))
     piece, repeat = piece[order], repeat[order]
@@ -244,7 +241,7 @@ def _stretches(
     is_whole = (start == 0) & is_last
     is_cut_too = fim.hash_uniform(settings.seed, epoch, *keys, CUT_KEY) < CUT_SHARE
     is_drawn = is_fim & (~is_whole | is_cut_too)
-    # a piece that begins where the one before it ends is of the same showing of the same document
+    # a piece that begins where the previous one ends belongs to the same document and repeat
     follows = is_drawn[1:] & is_drawn[:-1] & (start[1:] == stop[:-1]) & ~is_last[:-1]
     first = np.flatnonzero(np.concatenate([[True], ~follows])[: len(piece)])
     last = np.append(first[1:], len(piece))[: len(first)] - 1
@@ -256,8 +253,7 @@ def _stretches(
 def _pack_windows(
     lengths: np.ndarray, capacity: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Units in row order and the row offsets; rows of a window are shuffled, for they come out
-    sorted."""
+    """Return units in row order and the row offsets; shuffle each window's rows, packed sorted."""
     order, counts = [], []
     for first in range(0, len(lengths), WINDOW):
         rows, num_rows = best_fit(lengths[first : first + WINDOW], capacity)

@@ -1,4 +1,4 @@
-"""What rows of a run hold, told from their plan alone: shares, documents, fullest rows."""
+"""Describes rows of a run from their plan alone: shares, documents, fullest rows."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from hugcoder.data.rows import PackedRows
 
 
 def shares(rows: PackedRows, start: int, stop: int) -> dict[str, float]:
-    """What global rows start to stop hold, from the plan alone.
+    """Compute the shares of tokens in global rows start to stop, from the plan alone.
 
-    Returns: `fim` as a share of the units' tokens, `padding` (planned) of all, `language/NAME`
-    of the documents' own.
+    Returns: `fim` as a share of the units' tokens, `padding` (planned) of all tokens, and
+    `language/NAME` of the documents' own tokens.
     """
     content = np.zeros(len(rows.store.language_names))
     in_fim = planned = 0
@@ -33,7 +33,7 @@ def shares(rows: PackedRows, start: int, stop: int) -> dict[str, float]:
 
 
 def documents(rows: PackedRows, start: int, stop: int) -> list[dict[str, str]]:
-    """Repository and path of every document in global rows start to stop, each once."""
+    """List repository and path of every document in global rows start to stop, each once."""
     seen: dict[int, None] = {}
     for index in range(start, stop):
         plan, row = rows.epochs.locate(index)
@@ -43,14 +43,14 @@ def documents(rows: PackedRows, start: int, stop: int) -> list[dict[str, str]]:
 
 
 def fullest_rows(rows: PackedRows, num_rows: int) -> list[int]:
-    """Rows of the run (its first epoch) that hold the most units, for the self-test."""
+    """Find the rows of the first epoch that hold the most units, for the self-test."""
     units_per_row = np.diff(rows.epochs.plan(0).row_offsets)[: len(rows)]
     fullest = np.argsort(-units_per_row, kind="stable")[:num_rows]
     return np.resize(fullest, num_rows).tolist()
 
 
 def summary(rows: PackedRows) -> str:
-    """One line of facts about the first epoch's plan."""
+    """Summarize the first epoch's plan in one line."""
     plan, units = rows.epochs.plan(0), rows.epochs.plan(0).units
     tokens = rows.tokens_in(plan.num_rows)
     free = 1 - units.length.sum() / tokens

@@ -1,8 +1,7 @@
-"""The training data as a map-style dataset: row i of a run is a pure function of (store, seed, i).
+"""Makes the training rows, as a map-style dataset: row i is a pure function of (store, seed, i).
 
-The dataset is virtual, as long as the run. Hence the order of the data depends on no worker, rank
-or restart. Holds the making of rows; which units are in them is `hugcoder.data.epochs`, the
-transform is `fim`.
+The dataset is virtual and as long as the run, so the order of the data does not depend on workers,
+ranks or restarts. `hugcoder.data.epochs` says which units a row holds; `fim` transforms them.
 """
 
 import numpy as np
@@ -15,18 +14,18 @@ from hugcoder.data.epochs import Epochs, RowSettings
 from hugcoder.data.packing import Units
 from hugcoder.data.token_store import TokenStore
 
-IGNORED = -100  # label that no loss is taken on
+IGNORED = -100  # label without a loss
 LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE, PADDING = range(4)  # what a token is, see `Row.kinds`
 NUM_LOSS_KINDS = 3
 
 
 class PackedRows(Dataset):
-    """Rows of exactly `row_length` tokens, each holding whole units; see the module's first lines.
+    """Makes rows of exactly `row_length` tokens from whole units.
 
-    An item is a dict of [row_length] int64 tensors: input_ids; labels (-100 on padding, on the
-    first token of every unit, which no token of its own document precedes, and on sentinels, which
-    are given at inference and never to be written); position_ids (restart at every unit); kinds
-    (LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE or PADDING).
+    An item is a dict of [row_length] int64 tensors: input_ids; labels (-100 on padding; on the
+    first token of every unit, which has no token of its document before it; and on sentinels, which
+    are given at inference and never written by a model); position_ids (restart at every unit);
+    kinds (LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE or PADDING).
 
     Args:
         num_rows: length of the dataset; None = one epoch.
@@ -74,7 +73,7 @@ class PackedRows(Dataset):
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _unit(self, units: Units, unit: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and kinds of one unit."""
+        """Return the ids and kinds of one unit."""
         document, start = int(units.document[unit]), int(units.start[unit])
         ids = self.store.tokens(document, start, start + int(units.num_tokens[unit]))
         if not units.is_fim[unit]:
@@ -95,5 +94,5 @@ class PackedRows(Dataset):
         return np.asarray(made.ids), kinds
 
     def tokens_in(self, num_rows: int) -> int:
-        """Tokens of so many rows, padding included."""
+        """Return the tokens in `num_rows` rows, padding included."""
         return num_rows * self.settings.row_length

@@ -1,8 +1,8 @@
-"""The special tokens of a HugCoder tokenizer, in id order.
+"""Lists the special tokens of a HugCoder tokenizer, in id order.
 
-StarCoder spelling, so that llama.cpp, Continue, twinny and Tabby recognise the model without
-changes; then ChatML, tool and think markers, and reserved ones up to 64. The FIM sentinels among
-them are owned by `hugcoder.data.fim_formats`.
+They have StarCoder's spelling, so that llama.cpp, Continue, twinny and Tabby recognise the model
+without changes. Then follow ChatML, tool and think markers, and reserved tokens up to 64. The FIM
+sentinels come from `hugcoder.data.fim_formats`.
 """
 
 from hugcoder.data.fim_formats import STARCODER

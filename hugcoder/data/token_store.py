@@ -1,66 +1,53 @@
-"""A tokenized corpus on disk: memory-mapped token ids with an index of documents.
+"""Reads a tokenized corpus: memory-mapped token ids with an index of documents.
 
     <store>/manifest.json                    written last: tokenizer hash, dtype, counts, files
-    <store>/tokenizer/                       the tokenizer the ids belong to
+    <store>/tokenizer/                       the tokenizer of these ids
     <store>/train/00000.tokens.bin           ids of the documents one after another, no separators
-    <store>/train/00000.lines.bin            one byte for each LINE_BLOCK ids: where its last line
-    ends <store>/train/00000.documents.parquet    one row a document, columns DOCUMENT_COLUMNS
+    <store>/train/00000.lines.bin            one byte for each LINE_BLOCK ids: its last line end
+    <store>/train/00000.documents.parquet    one row for each document, columns DOCUMENT_COLUMNS
     <store>/train/00000.counts.json          sums of the shard, sizes and hashes of its files
-    <store>/held_out/...                     the same for repositories that training never sees
+    <store>/held_out/...                     the same for files that training never sees
 
-Shards mirror the corpus's, so that they are made in parallel and a killed run redoes one shard.
-Holds the format, its reader and the encoding of one shard; `python -m data_prep tokenize` drives
-it. Opening a store compares names and sizes with the manifest and the index with what it points
-into; contents are compared by `python -m data_prep verify`.
+Each shard of the corpus becomes one shard here, so shards are made in parallel and a killed run
+repeats only one. `hugcoder.data.token_shards` encodes one. Opening a store compares names and sizes
+with the manifest, and the index with the files that it points into; `python -m data_prep verify`
+compares contents.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hugcoder.data.codec import Codec
 from hugcoder.data.corpus import SPLITS
-from hugcoder.file_table import FileTable, hash_files, missing_or_resized, stranger
-from hugcoder.files import MANIFEST, atomic, format_demanded, keys_demanded, read_manifest
+from hugcoder.file_table import FileTable, missing_or_resized, stranger
+from hugcoder.files import MANIFEST, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
-FORMAT = 1  # of the files below; raised when they change
+FORMAT = 1  # of these files; raise it when they change
 LINE_BLOCK = 16
 DOCUMENT_COLUMNS = ("uid", "num_tokens", "num_bytes", "source", "repo", "path", "language")
-ENCODE_BATCH_BYTES = 4 << 20
 ENDINGS = ("tokens.bin", "lines.bin", "documents.parquet")  # the files of a shard
-COUNTS = "counts.json"  # beside them: what write_shard returned
+COUNTS = "counts.json"  # lies beside them: what write_shard returned
 TOKENIZER = "tokenizer"  # the folder in a store
 
 
 def dtype_for(vocab_size: int) -> np.dtype:
-    """The smallest unsigned type that holds every id."""
+    """Return the smallest unsigned type that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def document_uid(blob_sha: str) -> int:
-    """A document's 64-bit identity: it keys every random choice made about the document."""
+    """Return a document's 64-bit identity, the key of all random choices about it."""
     return int(blob_sha[:16], 16)
-
-
-def line_table(ids: np.ndarray, ends_line: np.ndarray) -> np.ndarray:
-    """For each block of LINE_BLOCK ids, how many lead up to and include its last line end; 0 =
-    none."""
-    num_blocks = -(-len(ids) // LINE_BLOCK)
-    padded = np.zeros(num_blocks * LINE_BLOCK, dtype=bool)
-    padded[: len(ids)] = ends_line[ids]
-    blocks = padded.reshape(num_blocks, LINE_BLOCK)
-    last = LINE_BLOCK - blocks[:, ::-1].argmax(axis=1)
-    return np.where(blocks.any(axis=1), last, 0).astype(np.uint8)
 
 
 def last_line_ends(
     table: np.ndarray, offsets: np.ndarray, after: np.ndarray, until: np.ndarray
 ) -> np.ndarray:
-    """`TokenStore.last_line_ends` of documents whose line tables begin at `offsets` in `table`."""
+    """Do `TokenStore.last_line_ends` for documents whose line tables begin at `offsets`."""
     ends, block = after.copy(), until // LINE_BLOCK
     waiting = np.arange(len(ends))
     while len(waiting):
@@ -73,68 +60,11 @@ def last_line_ends(
     return ends
 
 
-def write_shard(prefix: Path, rows: Iterable[dict[str, Any]], codec: Codec) -> dict[str, Any]:
-    """Encode corpus rows into the three files of one shard, the index last.
-
-    Args:
-        prefix: path of the shard without its endings, such as store/train/00000.
-
-    Returns: counts of documents, tokens and bytes, and the table of the three files.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    dtype = dtype_for(codec.vocab_size)
-    index: dict[str, list[Any]] = {name: [] for name in DOCUMENT_COLUMNS}
-    with (
-        atomic(shard_file(prefix, "documents.parquet")) as index_path,
-        atomic(shard_file(prefix, "tokens.bin")) as tokens_path,
-        atomic(shard_file(prefix, "lines.bin")) as lines_path,
-    ):
-        with tokens_path.open("wb") as tokens, lines_path.open("wb") as lines:
-            for batch in _batches(rows):
-                for row, ids in zip(
-                    batch, codec.encode([r["content"] for r in batch]), strict=True
-                ):
-                    array = np.asarray(ids, dtype=dtype)
-                    tokens.write(array.tobytes())
-                    lines.write(line_table(array, codec.ends_line).tobytes())
-                    _add_document(index, row, len(ids))
-        table = pyarrow.table(index, schema=_index_schema())
-        pyarrow.parquet.write_table(table, index_path, compression="zstd")
-    return {
-        "documents": len(index["uid"]),
-        "tokens": sum(index["num_tokens"]),
-        "bytes": sum(index["num_bytes"]),
-        "files": hash_files(prefix.parent, [f"{prefix.name}.{ending}" for ending in ENDINGS]),
-    }
-
-
 def shard_file(prefix: Path, ending: str) -> Path:
     return prefix.with_name(f"{prefix.name}.{ending}")
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
-    batch, size = [], 0
-    for row in rows:
-        batch.append(row)
-        size += row["size"]
-        if size >= ENCODE_BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _add_document(index: dict[str, list[Any]], row: dict[str, Any], num_tokens: int) -> None:
-    index["uid"].append(document_uid(row["blob_sha"]))
-    index["num_tokens"].append(num_tokens)
-    index["num_bytes"].append(row["size"])
-    for name in ("source", "repo", "path", "language"):
-        index[name].append(row[name])
-
-
-def _index_schema():
+def index_schema():
     import pyarrow
 
     numbers = {"uid": pyarrow.uint64(), "num_tokens": pyarrow.int64(), "num_bytes": pyarrow.int64()}
@@ -144,13 +74,13 @@ def _index_schema():
 
 
 def manifest_of(store: Path) -> dict[str, Any]:
-    """The manifest of a complete store. Raises: Refusal when `store` is none."""
+    """Read the manifest of a store. Raises: Refusal when `store` is not a complete token store."""
     manifest = read_manifest(store)
     if manifest is None or manifest.get("kind") != "token_store":
         is_corpus = manifest is not None and manifest.get("kind") == "corpus"
         corpus, output = (store, f"{store}-tokens") if is_corpus else ("CORPUS", store)
-        found = "no manifest of one" if store.exists() else f"no folder {store.absolute()}"
-        found = found if manifest is None else f"but a {manifest.get('kind')}"
+        found = "it has no manifest" if store.exists() else f"no folder {store.absolute()}"
+        found = found if manifest is None else f"it is a {manifest.get('kind')}"
         way_out = (
             f"make it with `python -m data_prep tokenize --corpus {corpus} --tokenizer TOKENIZER "
             f"--output_dir {output}`{', and give that' if is_corpus else ''}"
@@ -160,8 +90,8 @@ def manifest_of(store: Path) -> dict[str, Any]:
         raise Refusal(f"{store} is not a complete token store ({found}); {way_out}.")
     if manifest.get("format") != FORMAT:
         raise Refusal(
-            f"{store} has format {manifest.get('format')}, this program reads {FORMAT}; delete it "
-            "and tokenize the corpus again."
+            f"{store} has format {manifest.get('format')}, but this program reads {FORMAT}; delete "
+            "it and tokenize the corpus again."
         )
     with keys_demanded(store):
         files_of(manifest)
@@ -169,14 +99,14 @@ def manifest_of(store: Path) -> dict[str, Any]:
         if manifest["dtype"] not in (names := [dtype_for(size).name for size in sizes]):
             raise ValueError(f"dtype is {manifest['dtype']}, not {' or '.join(names)}")
         for name in ("tokenizer_sha256", "corpus_fingerprint"):
-            manifest[name][:1]  # a text
+            manifest[name][:1]  # must be a text
         for split in SPLITS:
             sum(manifest["splits"][split][name] for name in ("documents", "tokens", "bytes"))
     return manifest
 
 
 def files_of(manifest: dict[str, Any]) -> FileTable:
-    """The files of a store by their names in its folder; of an older store the names alone."""
+    """List the files of a store by their names in its folder; for an old store only the names."""
     named = {
         f"{split}/{shard}.{ending}": {}
         for split in SPLITS
@@ -187,9 +117,9 @@ def files_of(manifest: dict[str, Any]) -> FileTable:
 
 
 def check_files(store: Path) -> FileTable:
-    """Compare names and sizes of a store's files with its manifest; returns the table.
+    """Compare names and sizes of a store's files with its manifest, and return its table.
 
-    Reads none of them. Raises: Refusal naming the first file that is missing, cut, or too many.
+    Reads no contents. Raises: Refusal naming the first file that is missing, cut, or too many.
     """
     manifest = manifest_of(store)
     table = files_of(manifest)
@@ -204,7 +134,7 @@ def check_files(store: Path) -> FileTable:
 
 
 def is_damaged(store: Path, what: str) -> str:
-    """The sentence of a refusal."""
+    """Return the sentence that refuses a damaged store."""
     return (
         f"the token store {store} is not what its {MANIFEST} says: {what}; copy the folder again, "
         "or delete it and tokenize the corpus again."
@@ -212,11 +142,10 @@ def is_damaged(store: Path, what: str) -> str:
 
 
 class TokenStore:
-    """One split of a store, open for reading; costs 48 bytes of memory a document, tokens stay on
-    disk.
+    """Reads one split of a store; takes 48 bytes of memory a document, tokens stay on disk.
 
-    Arrays with one entry a document: `uids`, `lengths` (tokens), `num_bytes`, `languages` and
-    `sources` (codes into `language_names` and `source_names`).
+    Has arrays with one entry for each document: `uids`, `lengths` (tokens), `num_bytes`,
+    `languages` and `sources` (codes into `language_names` and `source_names`).
     """
 
     def __init__(self, store: str | Path, split: str):
@@ -233,7 +162,7 @@ class TokenStore:
 
         columns = ["uid", "num_tokens", "num_bytes", "source", "language"]
         paths = [shard_file(prefix, "documents.parquet") for prefix in self.prefixes]
-        schema = pyarrow.schema([field for field in _index_schema() if field.name in columns])
+        schema = pyarrow.schema([field for field in index_schema() if field.name in columns])
         shards = []
         for path in paths:
             with format_demanded(path, "parquet"):
@@ -252,7 +181,7 @@ class TokenStore:
         self._line_offset = _offsets_within(-(-self.lengths // LINE_BLOCK), self._first_document)
 
     def _check_index(self, shards: list[Any], said: dict[str, Any]) -> None:
-        """Compare the index with the manifest's counts and with the size of what it points into."""
+        """Compare the index with the manifest's counts and with the sizes of its token files."""
         found = {"documents": len(self.lengths), "tokens": int(self.lengths.sum())}
         for name, number in found.items():
             if number != said[name]:
@@ -267,12 +196,12 @@ class TokenStore:
             }
             table = {name: {"bytes": size} for name, size in sizes.items()}
             if what := missing_or_resized(self.folder, table):
-                raise Refusal(is_damaged(self.folder, f"{what}, as its index counts"))
+                raise Refusal(is_damaged(self.folder, f"{what}, as its index says"))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getstate__(self) -> dict[str, Any]:  # memory maps are opened anew in each worker
+    def __getstate__(self) -> dict[str, Any]:  # each worker opens its own memory maps
         return {k: v for k, v in self.__dict__.items() if k not in ("_tokens", "_lines")}
 
     @cached_property
@@ -290,7 +219,7 @@ class TokenStore:
 
     @property
     def repos(self) -> np.ndarray:
-        """Code of each document's repository; read when first asked for, 4 bytes a document."""
+        """Return each document's repository code; read when first used, 4 bytes a document."""
         return self._repo_codes[0]
 
     @property
@@ -308,15 +237,17 @@ class TokenStore:
         ]
 
     def tokens(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Ids start to stop of one document."""
+        """Return the ids start to stop of one document."""
         first = self._token_offset[document]
         return self._tokens[self._shard[document]][first + start : first + stop]
 
     def last_line_ends(
         self, documents: np.ndarray, after: np.ndarray, until: np.ndarray
     ) -> np.ndarray:
-        """[N] the last recorded line end of each document (ascending) behind token `after`, at or
-        before `until`; `after` where there is none."""
+        """Find each document's last recorded line end after `after` and up to `until` [N].
+
+        Returns `after` where there is none. `documents` must ascend.
+        """
         ends = after.copy()
         bounds = np.searchsorted(documents, self._first_document)
         for shard in np.flatnonzero(np.diff(bounds)).tolist():
@@ -326,7 +257,7 @@ class TokenStore:
         return ends
 
     def origins(self, documents: Sequence[int]) -> list[dict[str, str]]:
-        """Repository and path of documents; read from the disk, which keeps them."""
+        """Read the repository and path of documents from the disk."""
         import pyarrow.parquet
 
         asked = np.asarray(documents, dtype=np.int64)
@@ -343,23 +274,23 @@ class TokenStore:
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:
-    # numpy cannot map an empty file, which a shard of empty documents would be
+    # numpy cannot map an empty file, and a shard of empty documents has one
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 def _codes(column, what: str, dtype: type = np.int16) -> tuple[np.ndarray, list[str]]:
-    """Positions of the values and their names. Raises: Refusal for more than `dtype` counts."""
+    """Return a code for each value, and the names. Raises: Refusal for too many for `dtype`."""
     encoded = column.combine_chunks().dictionary_encode()
     num_names, most = len(encoded.dictionary), np.iinfo(dtype).max + 1
     if num_names > most:
         raise Refusal(
-            f"the token store has documents of {num_names:,} {what}, and {most:,} can be told "
-            "apart; make the corpus again with fewer."
+            f"the token store has documents of {num_names:,} {what}, but at most {most:,} are "
+            "possible; make the corpus again with fewer."
         )
     return encoded.indices.to_numpy().astype(dtype), encoded.dictionary.to_pylist()
 
 
 def _offsets_within(lengths: np.ndarray, first_document: np.ndarray) -> np.ndarray:
-    """Where each document starts in its shard's file."""
+    """Compute where each document starts in its shard's file."""
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return starts[:-1] - np.repeat(starts[first_document[:-1]], np.diff(first_document))

@@ -1,7 +1,7 @@
-"""The files that make up a tokenizer, wherever they go: store, checkpoint, model folder, export.
+"""Copies the files of a tokenizer into stores, checkpoints, model folders and exports.
 
-A model that is continued keeps its chat template and the names of its special tokens, which other
-programs look for; only `tokenizer.json` decides the ids.
+A model that is continued keeps its chat template and the names of its special tokens, because other
+programs look for them. Only `tokenizer.json` decides the ids.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 from hugcoder.refusal import Refusal, told
 
 TOKENIZER = "tokenizer.json"
-TRAINED = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # what we write ourselves
+TRAINED = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # written by tokenizer/
 FILES = (
     *TRAINED,
     "added_tokens.json",
@@ -30,8 +30,7 @@ TEMPLATES = "additional_chat_templates"  # a folder of more chat templates, NAME
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy a tokenizer's files as they are.
 
-    Saving it through transformers 5 would rename its class to one that transformers 4 and
-    converters refuse.
+    transformers 5 would save it under a class name that transformers 4 and converters refuse.
     """
     target.mkdir(parents=True, exist_ok=True)
     for path in files_in(source):
@@ -41,13 +40,13 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of the tokenizer in a folder."""
+    """List the files of the tokenizer in a folder."""
     named = [folder / name for name in FILES if (folder / name).is_file()]
     return named + sorted((folder / TEMPLATES).glob("*.jinja"))
 
 
 def hub_tokenizer(name: str) -> Path:
-    """The local copy of a hub model's tokenizer, all its files included.
+    """Download a hub model's tokenizer with all its files, and return the local folder.
 
     Raises: Refusal when it has none, or the hub cannot be reached and the cache lacks it.
     """

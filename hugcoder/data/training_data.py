@@ -1,9 +1,8 @@
-"""Which corpora the weights of a model have seen, how often, and whether files of one may be called
-held out.
+"""Tells which corpora a model's weights have seen, and whether files are really held out.
 
-A corpus is named by the first characters of its fingerprint, as a run's identity names it. Its
-held-out files are known to be unseen only by weights that have seen this corpus and no other: of
-another corpus, the same file may have been trained on. Holds no measuring and loads no torch.
+A corpus is named by the first characters of its fingerprint, as in a run's identity. Its held-out
+files are known to be unseen only if the weights have seen no other corpus: another one may hold the
+same file for training. Holds no measuring and loads no torch.
 """
 
 import logging
@@ -18,17 +17,17 @@ from hugcoder.refusal import Refusal
 logger = logging.getLogger(__name__)
 
 # "Scaling Data-Constrained Language Models" (Muennighoff et al. 2023, arXiv 2305.16264): up to 4
-# passes a token is worth nearly as much as a new one, after about 16 nothing is left to gain.
+# passes, a repeated token is worth nearly as much as a new one; after about 16, nothing.
 GOOD_PASSES = 4
-UNKNOWN = "unknown"  # stands for data that nothing names
+UNKNOWN = "unknown"  # stands for data that no manifest names
 NAME_LENGTH = 16  # of a fingerprint, as in a run's identity
 RUN_RECORD = "run.json"
 
 
 def corpora_of(folder: Path | None) -> list[str]:
-    """The corpora that a model or checkpoint has been trained on, in order.
+    """List the corpora that a model or checkpoint has been trained on, in order.
 
-    Args: folder: with a manifest of ours; None, or one without, gives [UNKNOWN].
+    Args: folder: None, or a folder without our manifest, gives [UNKNOWN].
     """
     manifest = (read_manifest(folder) or {}) if folder else {}
     if "corpora" in manifest:
@@ -36,16 +35,16 @@ def corpora_of(folder: Path | None) -> list[str]:
     identity = manifest.get("identity")
     if not isinstance(identity, dict) or "corpus" not in identity:
         return [UNKNOWN]
-    record = folder.parent / RUN_RECORD  # a manifest from before it named the corpora
+    path = folder.parent / RUN_RECORD  # old manifests do not name the corpora
     with keys_demanded(folder.parent, RUN_RECORD):
-        said = read_object(record) if record.is_file() else {}
-        return corpora_of_record(said, identity["corpus"])
+        record = read_object(path) if path.is_file() else {}
+        return corpora_of_record(record, identity["corpus"])
 
 
 def corpora_of_record(record: dict[str, Any], corpus: str) -> list[str]:
-    """The corpora of a run that trains on `corpus`, from its run.json.
+    """List the corpora of a run that trains on `corpus`, from its run.json.
 
-    Args: record: without the arguments of the run, it may have continued any model.
+    Args: record: if it lacks the run's arguments, the run may have continued any model.
     """
     if "corpora" in record:
         return _names_in(record, Path(RUN_RECORD))
@@ -54,8 +53,8 @@ def corpora_of_record(record: dict[str, Any], corpus: str) -> list[str]:
     return [UNKNOWN, corpus] if is_continued else [corpus]
 
 
-def _names_in(said: dict[str, Any], file: Path) -> list[str]:
-    names = said["corpora"]
+def _names_in(content: dict[str, Any], file: Path) -> list[str]:
+    names = content["corpora"]
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise Refusal(
             f"{file} is damaged (its corpora are {names!r}, not a list of names); copy the folder "
@@ -65,11 +64,11 @@ def _names_in(said: dict[str, Any], file: Path) -> list[str]:
 
 
 def corpora_of_run(base: str, resume_from: Path | None, corpus: str) -> list[str]:
-    """The corpora that weights have seen when a run on `corpus` has trained them.
+    """List the corpora that weights have seen after a run on `corpus`.
 
     Args:
-        base: the model that the run continues from; empty = random weights.
-        resume_from: its checkpoint, which may have seen the corpus of before an allowed change.
+        base: the model that the run continues; empty = random weights.
+        resume_from: its checkpoint, which may have seen another corpus before an allowed change.
     """
     before = corpora_of(Path(base)) if base else []
     before += corpora_of(resume_from) if resume_from else []
@@ -77,7 +76,7 @@ def corpora_of_run(base: str, resume_from: Path | None, corpus: str) -> list[str
 
 
 def tell_of_passes(num_steps: int, steps_a_pass: float) -> None:
-    """Warn of a run that sees its corpus more often than that pays."""
+    """Warn of a run that passes over its corpus more often than is useful."""
     passes = num_steps / steps_a_pass
     if passes > GOOD_PASSES:
         logger.warning(
@@ -93,16 +92,16 @@ def tell_of_passes(num_steps: int, steps_a_pass: float) -> None:
 
 
 def joined(*corpora: list[str]) -> list[str]:
-    """All of several lists, each once, in order."""
+    """Join several lists, each name once, in order."""
     return list(dict.fromkeys(name for names in corpora for name in names))
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model was trained on beside what its scores are taken on.
+    """Compares what a model was trained on with the files that it is scored on.
 
-    Args: corpora: see corpora_of. corpus: the one that the scored files are of; "" = not known.
-    held_out_by: what that one holds out as a whole.
+    Args: corpora: see corpora_of. corpus: that of the scored files; "" = not known. held_out_by:
+    what that corpus holds out as a whole.
     """
 
     corpora: tuple[str, ...]
@@ -111,12 +110,12 @@ class TrainingData:
 
     @property
     def is_known_held_out(self) -> bool:
-        """Whether the held-out files of the corpus surely were not trained on."""
+        """Tell whether it is certain that the held-out files were not trained on."""
         return bool(self.corpus) and self.corpora == (self.corpus,)
 
     @property
     def sentence(self) -> str:
-        """What is known, without a full stop."""
+        """Say what is known, without a full stop."""
         if self.is_known_held_out:
             return (
                 f"the model was trained on the corpus {self.corpus} and never on its held-out "

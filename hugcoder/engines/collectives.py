@@ -1,7 +1,7 @@
-"""One outcome for all ranks: what rank 0 decides, and the error that any one of them meets.
+"""Gives all ranks one outcome: what rank 0 decides, or the error of any rank.
 
-Without it a rank that fails alone leaves the others waiting in their next collective. Works in one
-process too, where there is nobody to agree with. Loads torch only when it is called.
+Without it, a rank that fails alone leaves the others waiting in their next collective. Works in one
+process too. Loads torch only when it is called.
 """
 
 import functools
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 12 * 3600.0
 
 
 def num_ranks(group: Any = None) -> int:
-    """Ranks of a process group (None = all), 1 where none was made."""
+    """Count the ranks of a process group (None = all ranks); 1 without a process group."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -24,10 +24,10 @@ def num_ranks(group: Any = None) -> int:
 
 
 def cpu_group(timeout_seconds: float) -> Any:
-    """A new group of all ranks whose collectives run on the CPU; None where none was made.
+    """Make a group of all ranks whose collectives run on the CPU; None without a process group.
 
-    All ranks call it. What may run at the same time, as in a thread, needs a group each:
-    collectives of one group must keep their order.
+    All ranks call it. Collectives of one group must keep their order, so a thread that runs at the
+    same time needs a group of its own.
     """
     from torch import distributed
 
@@ -38,14 +38,14 @@ def cpu_group(timeout_seconds: float) -> Any:
 
 @functools.cache
 def patient_group() -> Any:
-    """All ranks, with a timeout far beyond the default group's, behind which NCCL ends the run."""
+    """Make a group of all ranks with a long timeout; NCCL ends the run after the default one."""
     return cpu_group(PATIENCE_SECONDS)
 
 
 def on_rank_0(decide: Callable[[], T], group: Any = None) -> T:
-    """Run `decide` on rank 0 and give its answer, or raise its error, on all ranks of the group.
+    """Run `decide` on rank 0, and return its answer or raise its error on all ranks of the group.
 
-    Args: group: None = all ranks, which wait for hours: rank 0 may have a large checkpoint to read.
+    Args: group: None = all ranks, which wait for hours: rank 0 may read a large checkpoint.
     """
     if num_ranks(group) == 1:
         return decide()
@@ -66,10 +66,10 @@ def on_rank_0(decide: Callable[[], T], group: Any = None) -> T:
 
 
 def leave_together() -> None:
-    """Take all process groups down, together, when the work is done.
+    """Destroy all process groups, on all ranks together, when the work is done.
 
-    Left to the end of the interpreter, gloo's threads now and then abort it ("terminate called
-    without an active exception"), and a run that had finished ends with an error.
+    Otherwise gloo's threads now and then abort the interpreter at its end ("terminate called
+    without an active exception"), and a finished run ends with an error.
     """
     from torch import distributed
 
@@ -81,7 +81,7 @@ def leave_together() -> None:
 
 
 def gather(value: T, error: Exception | None, group: Any = None) -> list[T]:
-    """The values of all ranks; raises the first rank's error on all of them when there is one."""
+    """Return the values of all ranks; if any rank has an error, raise the first on all ranks."""
     outcomes = [(value, error)]
     if num_ranks(group) > 1:
         from torch import distributed

@@ -1,10 +1,10 @@
-"""FSDP2 and DeepSpeed on the CPU: two processes over gloo stand in for GPUs, for tests and laptops.
+"""Runs FSDP2 and DeepSpeed on the CPU: processes over gloo replace GPUs, for tests and laptops.
 
-The only place that repairs what accelerate and DeepSpeed do without a GPU; with one it does
-nothing. accelerate 1.15 promotes a world to FSDP only from the types of GPUs (AcceleratorState) and
-trains plain data parallel in silence otherwise, so a gloo world must call itself one. DeepSpeed
-0.19.8 compiles a shared-memory collective when it starts, for minutes, behind a lock that a killed
-compilation leaves for ever; torch's gloo does without.
+This is the only place that repairs what accelerate and DeepSpeed do without a GPU; with a GPU it
+does nothing. accelerate 1.15 turns only worlds of GPUs into FSDP (AcceleratorState) and trains
+other worlds plain data parallel without a warning, so a gloo world must say that it has GPUs.
+DeepSpeed 0.19.8 compiles a shared-memory collective at its start, for minutes, under a lock that a
+killed compilation leaves for ever; torch's gloo does not need that collective.
 """
 
 import os
@@ -16,13 +16,13 @@ from hugcoder.engines.repairs import warn_of_another_release
 
 
 def prepare_cpu_engines(fsdp: bool = False) -> None:
-    """Make the engine that the launcher or the recipe (`fsdp`) asked for possible without a GPU.
+    """Make the engine that the launcher or the recipe (`fsdp`) asks for work without a GPU.
 
-    Runs before accelerate's state exists. Does nothing where an accelerator is present.
+    Call it before accelerate's state exists. Does nothing when there is an accelerator.
     """
     if torch.accelerator.is_available():
         return
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports it, and it would warn
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports DeepSpeed, which would warn
     if "LOCAL_RANK" not in os.environ:
         return
     if fsdp or launched_with("FSDP"):

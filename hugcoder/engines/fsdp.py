@@ -1,7 +1,7 @@
-"""FSDP2 as pretraining wants it: gradients summed in float32, and never whole on one device.
+"""Sets up FSDP2 for pretraining: gradients are summed in float32 and never whole on one device.
 
-Corrects two defaults of accelerate 1.15 on the accelerator that the Trainer made. Which layers are
-wrapped and the kind of checkpoint are the YAML's (configs/fsdp.yaml).
+Corrects two defaults of accelerate 1.15 on the accelerator that the Trainer made. The YAML
+(configs/fsdp.yaml) says which layers are wrapped and the kind of checkpoint.
 """
 
 from dataclasses import replace
@@ -18,24 +18,24 @@ from hugcoder.refusal import Refusal
 def configure_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Set how gradients are summed, before the model is wrapped. Does nothing for other engines.
 
-    Raises: Refusal when a layer to wrap is none of the model's.
+    Raises: Refusal when the model does not have a layer that should be wrapped.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     plugin = accelerator.state.fsdp_plugin
     _check_wrapped_layers(plugin, model)
     if plugin.mixed_precision_policy is not None:
-        # accelerate sums the gradients of ranks and of micro-batches in bf16, with 8 bits of each
+        # accelerate would sum gradients of ranks and micro-batches in bf16, which keeps 8 bits
         plugin.mixed_precision_policy = replace(
             plugin.mixed_precision_policy, reduce_dtype=torch.float32
         )
     # Otherwise accumulation keeps the gradients of the whole model on each device (28 GB of float32
-    # for 7B parameters) to save a reduce-scatter a micro-batch.
+    # for 7B parameters) to save one reduce-scatter for each micro-batch.
     accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
 
 
 def _check_wrapped_layers(plugin: FullyShardedDataParallelPlugin, model: PreTrainedModel) -> None:
-    """Only of names that were given; accelerate takes the model's own where none are."""
+    """Check the names that were given; without any, accelerate takes the model's own."""
     if plugin.auto_wrap_policy is not transformer_auto_wrap_policy:
         return
     known = {type(module).__name__ for module in model.modules()}

@@ -1,7 +1,7 @@
-"""Hybrid sharding on any number of processes: copies of a model, each sharded over some of them.
+"""Sets up hybrid sharding: copies of a model, each sharded over some of the processes.
 
-configs/hsdp.yaml leaves the two numbers open (-1). They are settled here, in the environment, which
-is where accelerate's launcher puts what its YAML says and accelerate looks for it.
+configs/hsdp.yaml leaves the two numbers open (-1). This file writes them into the environment,
+where accelerate's launcher puts the values of its YAML and accelerate reads them.
 """
 
 import os
@@ -16,15 +16,15 @@ OPEN = -1
 
 
 def settle_copies() -> None:
-    """Fill in the copies and shards that the YAML leaves open; before accelerate reads them.
+    """Fill in the copies and shards that the YAML leaves open, before accelerate reads them.
 
-    One copy is plain FSDP2, and becomes it. Does nothing where no parallelism is asked for.
-    Raises: Refusal when the numbers do not make up the processes.
+    One copy becomes plain FSDP2. Does nothing when no parallelism is asked for.
+    Raises: Refusal when copies x shards is not the number of processes.
     """
     if not launched_with("PARALLELISM_CONFIG") or any(
         int(os.environ.get(n, "1")) > 1 for n in OTHERS
     ):
-        return  # the others are refused by `world.check_launch`
+        return  # `world.check_launch` refuses other kinds of parallelism
     copies, shards = (int(os.environ.get(name, "1")) for name in (COPIES, SHARDS))
     copies, shards = sizes(copies, shards, launched_processes(), machines())
     os.environ[COPIES], os.environ[SHARDS] = str(copies), str(shards)
@@ -33,15 +33,15 @@ def settle_copies() -> None:
 
 
 def machines() -> int:
-    """Machines of the launch, as torchrun counts them."""
+    """Return the number of machines, as torchrun counts them."""
     return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
 
 
 def sizes(copies: int, shards: int, processes: int, num_machines: int = 1) -> tuple[int, int]:
-    """Copies and shards of each, of which OPEN ones are chosen.
+    """Return the number of copies and of shards in each; choose those that are OPEN.
 
-    With both open a copy is a machine; on one machine there are two where each has two processes
-    at least, and one otherwise.
+    If both are open, each machine is one copy. A single machine holds two copies if each has at
+    least two processes, else one copy.
     """
     given = {"dp_replicate_size": copies, "dp_shard_size": shards}
     if copies == OPEN and shards == OPEN:
@@ -52,10 +52,10 @@ def sizes(copies: int, shards: int, processes: int, num_machines: int = 1) -> tu
     if shards == OPEN:
         shards = processes // copies if copies > 0 else 0
     if copies < 1 or shards < 1 or copies * shards != processes or (shards == 1 < copies):
-        said = ", ".join(f"parallelism_config_{name} {value}" for name, value in given.items())
+        values = ", ".join(f"parallelism_config_{name} {value}" for name, value in given.items())
         raise Refusal(
-            f"{said} do not make up {processes} process(es): copies x shards must, and a copy is "
-            f"sharded over 2 at least. Give {OPEN} for both, which fits any number "
-            "(configs/hsdp.yaml), or take configs/ddp.yaml for copies alone."
+            f"{values} do not make up {processes} process(es): copies x shards must be that "
+            f"number, with at least 2 shards in a copy. Give {OPEN} for both, which fits any "
+            "number (configs/hsdp.yaml), or take configs/ddp.yaml for copies alone."
         )
     return copies, shards

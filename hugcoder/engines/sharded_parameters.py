@@ -1,6 +1,6 @@
-"""Parameters that FSDP2 or ZeRO-3 shards, counted and written as if they were whole.
+"""Counts and writes parameters that FSDP2 or ZeRO-3 shards as if they were whole.
 
-Every other parameter passes through unchanged. How initial values are made is in random_init.py.
+Works for unsharded parameters too. `hugcoder.model.random_init` makes initial values.
 """
 
 import torch
@@ -8,28 +8,28 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-# What torch.compile and activation checkpointing put into the names of modules.
+# torch.compile and activation checkpointing put these into the names of modules.
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 def own_name(name: str) -> str:
-    """The name that a parameter has in the model as built, without what wraps its modules."""
+    """Return a parameter's name in the model as built, without the names of wrappers."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    """The shape of the whole parameter; under ZeRO-3 the parameter itself is empty."""
+    """Return the shape of the whole parameter; under ZeRO-3 the parameter itself is empty."""
     return parameter.ds_shape if is_deepspeed_zero3_enabled() else parameter.shape
 
 
 @torch.no_grad()
 def write_whole(parameter: torch.Tensor, value: torch.Tensor) -> None:
-    """Write a whole tensor into a parameter or buffer, each rank its shard.
+    """Write a whole tensor into a parameter or buffer; each rank writes its shard.
 
-    Every rank calls it with the same value, in the same order: ZeRO-3 gathers the parameter, for
-    which it takes the value of rank 0. FSDP2 needs no communication.
+    Every rank calls it with the same value, in the same order: ZeRO-3 gathers the parameter and
+    takes the value of rank 0. FSDP2 needs no communication.
     """
     if isinstance(parameter, DTensor):
         part = distribute_tensor(
@@ -47,7 +47,7 @@ def write_whole(parameter: torch.Tensor, value: torch.Tensor) -> None:
 
 @torch.no_grad()
 def are_zero(parameters: list[nn.Parameter]) -> list[bool]:
-    """Which of the parameters are zero all over, on every rank; a collective under sharding."""
+    """Tell which parameters are zero everywhere, on every rank; a collective under sharding."""
     if not parameters:
         return []
     parts = [local_part(parameter) for parameter in parameters]
@@ -59,21 +59,21 @@ def are_zero(parameters: list[nn.Parameter]) -> list[bool]:
 
 
 def local_part(parameter: nn.Parameter) -> torch.Tensor:
-    """What this rank holds of a parameter."""
+    """Return the part of a parameter that this rank holds."""
     if isinstance(parameter, DTensor):
         return parameter.detach().to_local()
     return _zero_part(parameter) if is_deepspeed_zero3_enabled() else parameter.detach()
 
 
 def _zero_part(parameter: nn.Parameter) -> torch.Tensor:
-    """A rank's part without the padding behind the last one, which DeepSpeed never writes."""
+    """Return a rank's part without the padding after the last part, which is never written."""
     part, rank = parameter.ds_tensor, torch.distributed.get_rank()
     left = parameter.ds_numel - rank * part.numel()
     return part[: max(0, min(part.numel(), left))]
 
 
 def _device_of_collectives() -> torch.device:
-    """Where the backend takes tensors: nccl on the GPU only, even when shards are offloaded."""
+    """Return the device of the backend's tensors: for nccl the GPU, even with offloaded shards."""
     if torch.distributed.get_backend() == "gloo":
         return torch.device("cpu")
     return torch.accelerator.current_accelerator()

@@ -1,9 +1,9 @@
-"""The world is what was asked for: processes, engine and sharding are those of the launch.
+"""Checks that the processes, the engine and the sharding are those that were launched.
 
-accelerate falls back in silence: to one process, to ranks that do not synchronise their gradients,
-to plain data parallelism where sharding was asked for. Three looks, each a Refusal when something
-is not as launched: `check_launch` at what the launcher said, before anything is loaded;
-`check_world` at what accelerate made of it; `check_sharding` at the model that will be trained.
+accelerate falls back without a warning: to one process, to ranks that do not synchronise their
+gradients, to plain data parallelism in place of sharding. Three checks refuse that: `check_launch`
+looks at what the launcher said, before anything is loaded; `check_world` at what accelerate made of
+it; `check_sharding` at the model that will be trained.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 # Parallelism that cuts rows or matrices: the variable of accelerate's YAML -> why it cannot work.
 UNSUPPORTED_PARALLELISM = {
-    "CP": "accelerate's context parallelism drops the attention mask for a causal one over the "
-    "whole row, so that packed documents would see each other",
+    "CP": "accelerate's context parallelism replaces the attention mask by a causal one over the "
+    "whole row, so packed documents would see each other",
     "TP": "a model is split by its tensor plan only when its weights are loaded, not at random "
     "init; every process would train the whole model",
     "SP": "it replaces the loss and cuts rows over processes, while the loss by kind of token and "
-    "the isolation self-test are made for whole rows",
+    "the isolation self-test need whole rows",
 }
 
 
@@ -41,7 +41,7 @@ UNSUPPORTED_PARALLELISM = {
 
 
 def check_launch(arguments: TrainingArguments) -> None:
-    """Refuse what the launcher asked for and would not get, or says against the recipe."""
+    """Refuse what the launcher asks for and would not get, or what contradicts the recipe."""
     _check_several_processes_were_started()
     _check_deepspeed_is_launched()
     _check_parallelism()
@@ -53,7 +53,7 @@ def check_launch(arguments: TrainingArguments) -> None:
 
 
 def _check_several_processes_were_started() -> None:
-    """accelerate's launcher of one process sets MASTER_ADDR only when it was asked for several."""
+    """Refuse one process in place of several: then accelerate's launcher sets MASTER_ADDR."""
     is_alone = not any(name in os.environ for name in WORLD_SIZES)
     if is_alone and "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
         raise Refusal(
@@ -64,13 +64,13 @@ def _check_several_processes_were_started() -> None:
 
 
 def _check_deepspeed_is_launched() -> None:
-    """Without these, DeepSpeed takes the launcher for one of MPI and asks mpi4py."""
+    """Refuse missing variables, without which DeepSpeed expects MPI and imports mpi4py."""
     needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if name not in os.environ]
     if launched_with("DEEPSPEED") and missing and not find_spec("mpi4py"):
         raise Refusal(
-            f"ACCELERATE_USE_DEEPSPEED is set, but not {', '.join(missing)}, as a launcher sets "
-            "them: start with accelerate launch --config_file configs/deepspeed.yaml, also for one "
+            f"ACCELERATE_USE_DEEPSPEED is set, but not {', '.join(missing)}, which a launcher sets "
+            "too: start with accelerate launch --config_file configs/deepspeed.yaml, also for one "
             "process, or unset it."
         )
 
@@ -82,13 +82,14 @@ def _check_parallelism() -> None:
         size = int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1"))
         if size > 1:
             raise Refusal(
-                f"parallelism_config_{name.lower()}_size {size} is not possible, only 1: {reason}. "
-                "Shard with parallelism_config_dp_shard_size instead (configs/hsdp.yaml)."
+                f"parallelism_config_{name.lower()}_size {size} is not possible, it must be 1: "
+                f"{reason}. Shard with parallelism_config_dp_shard_size instead "
+                "(configs/hsdp.yaml)."
             )
 
 
 def _check_fsdp_is_said_once(arguments: TrainingArguments) -> None:
-    """Both together, transformers' defaults would replace what the YAML says, unseen."""
+    """Refuse fsdp in both places: transformers' defaults would replace the YAML's values."""
     yaml_engine = next((engine for engine in ("FSDP", "DEEPSPEED") if launched_with(engine)), None)
     if arguments.fsdp and yaml_engine:
         raise Refusal(
@@ -98,26 +99,26 @@ def _check_fsdp_is_said_once(arguments: TrainingArguments) -> None:
 
 
 def _check_fsdp_version(arguments: TrainingArguments) -> None:
-    """accelerate takes version 1 where its YAML names none."""
+    """Refuse FSDP version 1, which accelerate takes when its YAML names no version."""
     version = os.environ.get("FSDP_VERSION", "1") if launched_with("FSDP") else "2"
     if arguments.fsdp:
         version = str(arguments.fsdp_config.get("version", 2))
     if version != "2":
         raise Refusal(
-            f"this would be FSDP{version}, whose flat shards keep no parameter apart; write "
+            f"this would be FSDP{version}, whose flat shards mix parameters; write "
             "fsdp_version: 2 into fsdp_config of the YAML (version: 2 in a recipe)."
         )
 
 
 def _check_recomputing_is_the_recipes(arguments: TrainingArguments) -> None:
-    """FSDP's own draws other random numbers the second time, and no other engine has it."""
+    """Refuse FSDP's own recomputation: it draws new random numbers, and only FSDP has it."""
     by_yaml = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "") if launched_with("FSDP") else ""
     for name, value in ((arguments.fsdp_config or {}) if arguments.fsdp else {}).items():
         by_yaml = value if name.endswith("activation_checkpointing") else by_yaml
     if str(by_yaml).lower() in ON:
         raise Refusal(
-            "fsdp_activation_checkpointing true is not taken: recomputation is the recipe's, and "
-            "the same under every engine. Leave it out of fsdp_config, and give "
+            "fsdp_activation_checkpointing true is not taken: the recipe sets recomputation, the "
+            "same for every engine. Leave it out of fsdp_config, and give "
             "--activation_checkpointing true."
         )
 
@@ -135,7 +136,7 @@ def _check_recipe_owns_the_numbers(arguments: TrainingArguments) -> None:
         if plugin.deepspeed_config.get(name, {}).get("enabled") is True and name != own:
             raise Refusal(
                 f"DeepSpeed's configuration says {name}, but the recipe says {own}; precision "
-                f'belongs into the recipe ({name}: true): say "enabled": "auto" there.'
+                f'belongs into the recipe ({name}: true): write "enabled": "auto" there.'
             )
     if plugin:
         _check_deepspeed_numbers(plugin.deepspeed_config, arguments)
@@ -148,17 +149,18 @@ def _check_recipe_owns_the_numbers(arguments: TrainingArguments) -> None:
 
 
 def _check_deepspeed_numbers(config: dict[str, Any], arguments: TrainingArguments) -> None:
-    """Refuse what DeepSpeed would do in place of the recipe, or would not do."""
+    """Refuse a DeepSpeed configuration that contradicts the recipe or would ignore it."""
     for section in ("optimizer", "scheduler"):
         if section in config:
             raise Refusal(
                 f"DeepSpeed's configuration has a section {section}, which would replace the "
-                "recipe's without a word; take it out, and say it in the recipe."
+                "recipe's without a warning; take it out, and set it in the recipe."
             )
     if arguments.max_grad_norm and "gradient_clipping" not in config:
         raise Refusal(
-            f"DeepSpeed's configuration has no gradient_clipping, so that max_grad_norm "
-            f'{arguments.max_grad_norm:g} would do nothing; say "gradient_clipping": "auto" there.'
+            f"DeepSpeed's configuration has no gradient_clipping, so max_grad_norm "
+            f"{arguments.max_grad_norm:g} would do nothing; write "
+            '"gradient_clipping": "auto" there.'
         )
     own = {
         "gradient_clipping": arguments.max_grad_norm,
@@ -178,7 +180,7 @@ def _check_deepspeed_numbers(config: dict[str, Any], arguments: TrainingArgument
 
 
 def check_world(accelerator: Accelerator, arguments: TrainingArguments) -> None:
-    """Raises: Refusal when the processes, the backend or the engine are not those of the launch."""
+    """Check processes, backend and engine. Raises: Refusal when they are not as launched."""
     launched, joined = launched_processes(), accelerator.num_processes
     engine = accelerator.distributed_type
     if launched != joined or (launched > 1 and engine == DistributedType.NO):
@@ -205,7 +207,7 @@ def check_world(accelerator: Accelerator, arguments: TrainingArguments) -> None:
 def _check_backend(device: str) -> None:
     whole, wanted = torch.distributed.get_backend(), "gloo" if device == "cpu" else "nccl"
     by_device = dict(part.split(":") for part in whole.split(",") if ":" in part)
-    backend = by_device.get(device, whole)  # as "cuda:nccl,cpu:gloo", where shards are offloaded
+    backend = by_device.get(device, whole)  # "cuda:nccl,cpu:gloo" when shards are offloaded
     if device in ("cpu", "cuda") and backend not in (wanted, "mpi"):
         raise Refusal(
             f"the processes talk through {backend}, but train on {device}, where it must be "
@@ -263,11 +265,11 @@ def _check_zero(accelerator: Accelerator, prepared: nn.Module) -> None:
 
 
 def _compare_held(accelerator: Accelerator, held: int, expected: int, padding: int = 0) -> None:
-    """Elements held by all processes together against those of the model."""
+    """Compare the elements that all processes hold together with those of the model."""
     total = int(accelerator.reduce(torch.tensor(held, device=accelerator.device)))
     if not expected <= total <= expected + padding:
         raise Refusal(
-            f"the processes hold {total:,} parameters together where {expected:,} were to be "
+            f"the processes hold {total:,} parameters together, but {expected:,} were to be "
             f"sharded (engine {accelerator.distributed_type.value}): the model is not split as "
             "asked. Please report the launch command."
         )

@@ -1,7 +1,7 @@
-"""DeepSpeed ZeRO where the Trainer's own integration is not enough.
+"""Adds what the Trainer's own integration of DeepSpeed ZeRO lacks.
 
-Holds the guard at the engine's step, resuming with another number of processes, and what stands for
-the full weights of a checkpoint. What DeepSpeed needs without a GPU is in cpu_engines.py.
+Holds the guard at the engine's step, resuming with another number of processes, and reading the
+full weights of a checkpoint. What DeepSpeed needs without a GPU is in cpu_engines.py.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
-LATEST = "latest"  # the file in a checkpoint that names DeepSpeed's folder in it
+LATEST = "latest"  # the file in a checkpoint that names DeepSpeed's folder
 
 
 def silence_deprecated_collectives() -> None:
-    """Keep torch 2.13 from warning at every step of the collectives that DeepSpeed 0.19 calls."""
+    """Silence torch 2.13's warning, at every step, about collectives that DeepSpeed 0.19 calls."""
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings(
             "ignore", rf"`torch\.distributed\.{name}` is deprecated", FutureWarning
@@ -39,7 +39,7 @@ def silence_deprecated_collectives() -> None:
 
 
 def check_offload() -> None:
-    """Raises: Refusal when the optimizer is to run on the CPU and its kernel cannot be compiled."""
+    """Check that a CPU optimizer's kernel can be compiled. Raises: Refusal when it cannot."""
     if not launched_with("DEEPSPEED"):
         return
     device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
@@ -47,7 +47,7 @@ def check_offload() -> None:
     if device == "cpu" and missing:
         raise Refusal(
             f"offload_optimizer_device cpu needs {' and '.join(missing)} to compile DeepSpeed's "
-            "optimizer for CPUs; install (apt-get install g++ ninja-build), or take "
+            "optimizer for CPUs; install it (apt-get install g++ ninja-build), or take "
             "configs/deepspeed.yaml, which keeps the optimizer on the GPUs."
         )
     if device == "cpu" and os.environ.get("LOCAL_RANK", "0") == "0":
@@ -55,7 +55,7 @@ def check_offload() -> None:
 
 
 def _tell_of_locks() -> None:
-    """Name the lock that a killed compilation leaves, for which torch would wait without a word."""
+    """Warn of a lock that a killed compilation left; torch would wait for it without a word."""
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", get_default_build_root()))
@@ -65,7 +65,7 @@ def _tell_of_locks() -> None:
 
 @contextlib.contextmanager
 def without_zero3() -> Iterator[None]:
-    """Let transformers build and load models as one process does, for a while."""
+    """Let transformers build and load models as in one process, inside the block."""
     from transformers.integrations import deepspeed
 
     if not deepspeed.is_deepspeed_zero3_enabled():
@@ -80,11 +80,11 @@ def without_zero3() -> Iterator[None]:
 
 
 def keep_hooks_from_compiling(engine: Any) -> None:
-    """Let torch.compile call the hooks of stage 3 as they are.
+    """Keep torch.compile from compiling the hooks of stage 3.
 
-    DeepSpeed 0.19.8 says so of those before a module and forgets those behind it, which belong to
-    one module each: they would be compiled once for each until torch gives up, with 8 lines of
-    recompile_limit for every kind of hook.
+    DeepSpeed 0.19.8 does so for the hooks before a module and forgets those after it. Each of them
+    belongs to one module, so torch would compile one for each module until it gives up, with 8
+    lines about recompile_limit for every kind of hook.
     """
     if not engine.is_compiled or engine.zero_optimization_stage() < 3:
         return
@@ -100,10 +100,10 @@ def keep_hooks_from_compiling(engine: Any) -> None:
 def guard_engine(engine: Any, rejects: Callable[[float], bool]) -> None:
     """Ask `rejects` about the norm of every step's gradients, before the step is made.
 
-    A rejected step takes DeepSpeed's own way out of an overflow: the gradients are cleared, nothing
-    is updated, the schedule waits, and in fp16 the loss scale falls. `rejects` gets the norm over
-    all ranks, without loss scale and before clipping, the same on every rank, and infinity where it
-    is not finite, which is rejected whatever the answer.
+    DeepSpeed treats a rejected step as an overflow: the gradients are cleared, nothing is updated,
+    the schedule waits, and in fp16 the loss scale falls. `rejects` gets the norm over all ranks,
+    without loss scale and before clipping, the same on every rank. If it is not finite, `rejects`
+    gets infinity, and the step is rejected whatever the answer.
     """
     warn_of_another_release("deepspeed")
     optimizer = engine.optimizer
@@ -112,7 +112,7 @@ def guard_engine(engine: Any, rejects: Callable[[float], bool]) -> None:
     def judged_overflow(partition_gradients: bool = True) -> None:
         check_overflow(partition_gradients)
         if optimizer.overflow:
-            rejects(math.inf)  # the norm is not computed then
+            rejects(math.inf)  # DeepSpeed does not compute the norm then
 
     optimizer.check_overflow = judged_overflow
     if engine.zero_optimization_stage() == 3:
@@ -138,7 +138,7 @@ def _guard_stage_3(optimizer: Any, rejects: Callable[[float], bool]) -> None:
 
 def _guard_stages_1_and_2(optimizer: Any, rejects: Callable[[float], bool]) -> None:
     total_norm, is_replaced = optimizer.scaled_global_norm, _is_on_cpu()
-    optimizer.check_grad_overflow = True  # without it an invalid norm in bf16 would be stepped on
+    optimizer.check_grad_overflow = True  # otherwise bf16 makes the step despite an invalid norm
 
     def judged_norm(norm_type: int = 2) -> torch.Tensor:
         is_offloaded = optimizer.cpu_offload
@@ -156,10 +156,10 @@ def _is_on_cpu() -> bool:
 
 
 def _norm_on_cpu(optimizer: Any, is_offloaded: bool) -> torch.Tensor:
-    """The norm over all ranks in float64, as other engines have it on CPUs.
+    """Compute the norm over all ranks in float64, as for other engines on CPUs.
 
-    DeepSpeed 0.19.8 takes the norm of each tensor in float64 too, then rounds their sum to float32;
-    only stage 3 without offload does not.
+    DeepSpeed 0.19.8 also takes the norm of each tensor in float64, but rounds their sum to float32,
+    except in stage 3 without offload.
     """
     if is_offloaded:
         squares = [norm.double() ** 2 for norm in optimizer.norm_for_param_grads.values()]
@@ -179,10 +179,10 @@ def load_checkpoint(
 ) -> None:
     """Load weights and optimizer state into a new engine; all ranks call it.
 
-    A checkpoint of another number of processes is brought into DeepSpeed's universal form first,
-    in a folder below `scratch` that all ranks see, with room for 12 bytes a parameter twice.
+    A checkpoint of another number of processes is first converted into DeepSpeed's universal form,
+    in a folder below `scratch` that all ranks see, with room for 2 x 12 bytes a parameter.
 
-    Args: holds_all_weights: not so where only adapters are trained and saved.
+    Args: holds_all_weights: false when only adapters are trained and saved.
 
     Raises: Refusal when the checkpoint was not written by ZeRO of this stage.
     """
@@ -203,7 +203,7 @@ def _load(engine: Any, folder: Path, tag: str, is_strict: bool = True) -> None:
 
 
 def folder_of(checkpoint: Path) -> Path:
-    """DeepSpeed's own folder in a checkpoint, global_stepN.
+    """Find DeepSpeed's own folder in a checkpoint, global_stepN.
 
     Raises: Refusal when there is none.
     """
@@ -217,29 +217,29 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def shards_of(checkpoint: Path) -> list[Path]:
-    """The optimizer's shards, one a process."""
+    """List the optimizer's shards, one for each process."""
     return sorted(folder_of(checkpoint).glob("*zero_pp_rank_*_optim_states.pt"))
 
 
 def check_stage(checkpoint: Path, stage: int) -> None:
-    """Raises: Refusal when the shards are cut as another stage cuts them."""
+    """Check the ZeRO stage. Raises: Refusal when another stage wrote the shards."""
     shard = torch.load(shards_of(checkpoint)[0], map_location="cpu", mmap=True, weights_only=False)
     found = int(shard["optimizer_state_dict"]["zero_stage"])
     if found != stage:
         raise Refusal(
-            f"{checkpoint} was written by ZeRO-{found}, now ZeRO-{stage} runs; start with the "
+            f"{checkpoint} was written by ZeRO-{found}, but now ZeRO-{stage} runs; start with the "
             "accelerate config of the stage that wrote it."
         )
 
 
 def remove_left_overs(scratch: Path) -> None:
-    """Delete the universal form that a start left behind which was killed while it resharded."""
+    """Delete the universal form that a start left when it was killed while resharding."""
     for folder in scratch.glob("universal-checkpoint-*"):
         shutil.rmtree(folder)
 
 
 def load_resharded(engine: Any, checkpoint: Path, scratch: Path) -> None:
-    """Load a checkpoint through its universal form, which rank 0 writes and removes again."""
+    """Load a checkpoint through its universal form, which rank 0 writes and then removes."""
     source = folder_of(checkpoint)
     universal = scratch / f"universal-{checkpoint.name}"
     on_rank_0(lambda: write_universal(source, universal / source.name))
@@ -274,10 +274,10 @@ def write_universal(source: Path, target: Path) -> None:
 
 
 def _repair_steps(optimizer: torch.optim.Optimizer) -> None:
-    """Give each part of the optimizer state its own `step`, on the device where it is looked for.
+    """Give each part of the optimizer state its own `step`, on the device that the kernel needs.
 
-    After a universal load of stage 3, DeepSpeed 0.19.8 leaves one tensor in all sub-groups, which
-    every sub-group then counts up; and it leaves it on the CPU, where fused kernels do not look.
+    After a universal load of stage 3, DeepSpeed 0.19.8 leaves one tensor in all sub-groups, and
+    every sub-group counts it up. It also leaves it on the CPU, where fused kernels cannot read it.
     """
     is_on_device = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
     for shard, state in optimizer.state.items():
@@ -289,7 +289,7 @@ def _repair_steps(optimizer: torch.optim.Optimizer) -> None:
 def _repair_groups(optimizer: torch.optim.Optimizer, universal: Path) -> None:
     """Give each parameter group its own settings back.
 
-    DeepSpeed 0.19.8 gives those of the first to all, so that norms and biases would decay.
+    DeepSpeed 0.19.8 gives all groups the settings of the first, so norms and biases would decay.
     """
     saved = torch.load(universal / "zero" / "optimizer_state.pt", mmap=True, weights_only=False)
     groups = saved["optimizer_state_dict"]["param_groups"]
@@ -301,21 +301,21 @@ def _repair_groups(optimizer: torch.optim.Optimizer, universal: Path) -> None:
 
 
 def gathers(engine: Any) -> bool:
-    """Whether whole weights are saved; under stage 3 the configuration decides."""
+    """Tell whether whole weights are saved; under stage 3 the configuration decides."""
     return engine.zero_optimization_stage() < 3 or engine.zero_gather_16bit_weights_on_model_save()
 
 
 def gather_from_now_on(engine: Any) -> None:
-    """Let the weights of stage 3 be gathered for saving, which a configuration may leave out."""
+    """Make stage 3 gather its weights for saving, whatever the configuration says."""
     engine._config.zero_config.gather_16bit_weights_on_model_save = True
 
 
 def lazy_weights(checkpoint: Path) -> dict[str, Any]:
-    """What stands for each full float32 weight, under every name it has: contiguous() makes it.
+    """Return a lazy tensor for each name of each full float32 weight; contiguous() makes it.
 
-    The float32 masters are exact; the model that a bf16 run saves is rounded. No GPU and no process
-    group is needed. Of stage 3, only what is made is in memory; of stages 1 and 2, whose models fit
-    on one GPU, all of them.
+    The float32 masters are exact; the model that a bf16 run saves is rounded. Needs no GPU and no
+    process group. From stage 3, memory holds only the weights that are made; from stages 1 and 2,
+    whose models fit on one GPU, all of them.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

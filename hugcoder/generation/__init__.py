@@ -1,1 +1,1 @@
-"""From a model and a prompt to text."""
+"""Generates text from a model and a prompt."""

@@ -1,7 +1,7 @@
-"""From a prompt to new ids, one token at a time.
+"""Generates new ids from a prompt, one token at a time.
 
-A small loop over the key-value cache (one pass over the prompt, then one token a pass), for one
-prompt that streams or for a left-padded batch; both give the same ids.
+Holds a small loop over the key-value cache (one pass over the prompt, then one token a pass), for
+one prompt that streams or for a left-padded batch. Both give the same ids.
 
 Shapes: B prompts, T tokens of the longest prompt, V vocabulary.
 """
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a generation ends: at one of the ids `stops`, and never by one of `forbidden`."""
+    """Says which ids end a generation (`stops`) and which are never generated (`forbidden`)."""
 
     stops: frozenset[int]
     forbidden: frozenset[int]
 
 
 def ending_of(model: "PreTrainedModel", codec: Codec) -> Ending:
-    """What ends a text, for the family and by the generation config, and the sentinels.
+    """Collect the ids that end a text, of the family and of the generation config.
 
-    Sentinels are given, not written: one inside a middle or a text is no end, and is forbidden.
+    Sentinels are forbidden: a prompt gives them, and a model never writes them.
     """
     eos = model.generation_config.eos_token_id
     listed = [] if eos is None else [eos] if isinstance(eos, int) else eos
@@ -39,7 +39,9 @@ def ending_of(model: "PreTrainedModel", codec: Codec) -> Ending:
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 takes the likeliest token; top_p keeps the likeliest tokens that together have
+    """Says how tokens are chosen.
+
+    temperature 0 takes the likeliest token; top_p keeps the likeliest tokens that together have
     this probability; seed makes draws repeatable.
     """
 
@@ -58,7 +60,7 @@ def stream_tokens(
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
 ) -> Iterator[int]:
-    """New ids one by one; the last one is a stop id unless `max_new_tokens` came first."""
+    """Yield new ids one by one; the last is a stop id unless `max_new_tokens` came first."""
     generator = torch.Generator(model.device).manual_seed(sampling.seed)
     decoding = _Decoding(model, [prompt], pad=0, forbidden=ending.forbidden)
     for _ in range(max_new_tokens):
@@ -78,9 +80,9 @@ def complete_batch(
     pad: int,
     sampling: Sampling = GREEDY,
 ) -> list[list[int]]:
-    """What `stream_tokens` gives for each prompt, several at a time.
+    """Complete several prompts at a time, each as `stream_tokens` would.
 
-    The draws of prompt k are those of the seed `sampling.seed` + k.
+    Prompt k is drawn with the seed `sampling.seed` + k.
     """
     completions: list[list[int]] = [[] for _ in prompts]
     stops = ending.stops
@@ -97,14 +99,14 @@ def complete_batch(
         if not any(is_open):
             break
         decoding.append(next_B)
-        if sum(is_open) <= len(rows) // 2:  # most prompts end early, a few run to the limit
+        if sum(is_open) <= len(rows) // 2:  # most prompts end early, a few reach the limit
             decoding.keep([place for place, flag in enumerate(is_open) if flag])
             rows = [row for row, flag in zip(rows, is_open, strict=True) if flag]
     return completions
 
 
 class _Decoding:
-    """The key-value cache of a batch and the ids that are not in it yet."""
+    """Holds the key-value cache of a batch, and the ids that are not in it yet."""
 
     def __init__(
         self,
@@ -126,10 +128,10 @@ class _Decoding:
 
     @torch.inference_mode()
     def logits(self) -> torch.Tensor:
-        """[B, V] float32 logits of the next ids, minus infinity for forbidden ones."""
+        """Compute the next ids' logits [B, V] in float32, minus infinity for forbidden ids."""
         output = self.model(
             input_ids=self.ids_BT,
-            # Without padding the mask is left out: attention is then plainly causal, and faster.
+            # Without padding there is no mask: attention is then plainly causal, and faster.
             attention_mask=self.mask_BT if self.is_padded else None,
             position_ids=self.positions_BT.clamp(min=0),
             past_key_values=self.cache,
@@ -142,13 +144,13 @@ class _Decoding:
         return logits_BV
 
     def append(self, next_B: torch.Tensor) -> None:
-        """Go on with these ids."""
+        """Make these ids the next input."""
         self.ids_BT = next_B[:, None]
         self.positions_BT = self.positions_BT[:, -1:] + 1
         self.mask_BT = torch.nn.functional.pad(self.mask_BT, (0, 1), value=1)
 
     def keep(self, places: list[int]) -> None:
-        """Drop all rows of the batch but these."""
+        """Keep only these rows of the batch."""
         places_B = torch.tensor(places, device=self.ids_BT.device)
         self.ids_BT, self.positions_BT, self.mask_BT = (
             tensor[places_B] for tensor in (self.ids_BT, self.positions_BT, self.mask_BT)
@@ -159,7 +161,7 @@ class _Decoding:
 def _choose(
     logits_BV: torch.Tensor, sampling: Sampling, generators: list[torch.Generator]
 ) -> torch.Tensor:
-    """[B] the next ids. Args: generators: one a row."""
+    """Choose the next ids [B]. Args: generators: one for each row."""
     if sampling.temperature == 0:
         return logits_BV.argmax(dim=-1)
     values_BV, order_BV = (logits_BV / sampling.temperature).sort(dim=-1, descending=True)

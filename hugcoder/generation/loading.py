@@ -1,6 +1,6 @@
-"""From a name to a model and its tokenizer: run folders, model folders, names of the hub.
+"""Loads a model and its tokenizer by name: a run folder, a model folder or a hub name.
 
-The models are ours and those of the families that `fim` knows.
+Works for our own models and for the families in `hugcoder.data.fim_formats`.
 """
 
 from collections.abc import Iterable
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 
 class CheckpointCodec(Codec):
-    """The Codec of any checkpoint: also of vocabularies that are not byte-level (Code Llama,
-    CodeGemma), and with the ids a family puts before every text.
+    """Is the Codec of any checkpoint, also with vocabularies that are not byte-level.
+
+    Those are Code Llama's and CodeGemma's. Also knows the ids that a family puts before each text.
     """
 
-    # A SentencePiece vocabulary puts a space before a text and drops it again when decoding; behind
-    # a character that merges with nothing, a text keeps its own first bytes.
+    # A SentencePiece vocabulary puts a space before a text and drops it when decoding. After this
+    # character, which merges with nothing, a text keeps its own first bytes.
     ANCHOR = "\u263a"
 
     @cached_property
     def is_byte_level(self) -> bool:
-        """Whether ids and bytes correspond, so that texts need no anchor."""
+        """Tell whether each id stands for bytes, so that texts need no anchor."""
         try:
             return bool(self.token_bytes)
         except Refusal:
@@ -40,7 +41,7 @@ class CheckpointCodec(Codec):
 
     @cached_property
     def start_ids(self) -> list[int]:
-        """Ids that stand before every text and prompt; none for HugCoder's own models."""
+        """Return the ids before every text and prompt; none for HugCoder's own models."""
         return [i for i in self._tokenizer.encode("").ids if i not in self.fim_ids.stops]
 
     @cached_property
@@ -48,7 +49,7 @@ class CheckpointCodec(Codec):
         return [] if self.is_byte_level else super().encode([self.ANCHOR])[0]
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text as if it stood inside a longer one."""
+        """Encode each text as if it stood inside a longer one."""
         if self.is_byte_level:
             return super().encode(texts)
         return [
@@ -57,7 +58,7 @@ class CheckpointCodec(Codec):
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, special tokens left out; the inverse of `encode`."""
+        """Return the text of ids without special tokens; the inverse of `encode`."""
         if self.is_byte_level:
             return super().decode(ids)
         text = self._tokenizer.decode([*self._anchor_ids, *ids], skip_special_tokens=True)
@@ -65,10 +66,10 @@ class CheckpointCodec(Codec):
 
 
 def find_checkpoint(name: str) -> Path | None:
-    """The local folder that `name` means, or None when it can only be a hub name.
+    """Find the local folder that `name` means; None when it can only be a hub name.
 
-    Takes a folder with a config.json or a run folder with one in its `model/`.
-    Raises: Refusal when a folder is meant and holds no model.
+    Takes a folder with a config.json, or a run folder with one in its `model/`.
+    Raises: Refusal when the name is not a hub name and no model is there.
     """
     folder = Path(name)
     for candidate in (folder, folder / "model"):
@@ -98,7 +99,7 @@ def load_checkpoint(
         device: a torch device; None takes the accelerator if there is one.
         dtype: name of a torch dtype; None means float32 on the CPU and bfloat16 elsewhere.
 
-    Raises: Refusal when there is no model, or no fill-in-the-middle tokens in its vocabulary.
+    Raises: Refusal when there is no model, or its vocabulary has no fill-in-the-middle tokens.
     """
     from hugcoder.model.pretrained import load_causal_lm
 
@@ -117,11 +118,11 @@ def load_checkpoint(
 
 
 def _check_vocabulary(name: str, model: "PreTrainedModel", codec: CheckpointCodec) -> None:
-    """Refuse a folder whose tokenizer is another model's."""
+    """Refuse a folder whose tokenizer belongs to another model."""
     rows = model.get_input_embeddings().num_embeddings
     highest = max(codec.fim_ids.stops.union(codec.fim_ids.sentinels.values()))
     if highest >= rows or (codec.is_byte_level and len(codec.token_bytes) > rows):
         raise Refusal(
             f"the tokenizer of {name} has ids up to {max(highest, codec.vocab_size - 1)} but the "
-            f"model has embeddings for {rows}; they do not belong together."
+            f"model has embeddings for {rows}; they do not belong together: copy the model's own."
         )

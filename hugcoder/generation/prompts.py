@@ -1,7 +1,6 @@
-"""Prompts: what a model is given to complete or to fill in, cut to the room there is.
+"""Makes prompts for completing and filling in, cut to the room in the model's context.
 
-Holds no files or editors: `generate.py` reads positions in files, a server would call the same
-functions.
+Reads no files: `generate.py` finds the positions in files.
 """
 
 from typing import TYPE_CHECKING
@@ -17,12 +16,12 @@ MIN_PROMPT_TOKENS = 16
 
 
 def context_length(model: "PreTrainedModel") -> int:
-    """Tokens that the model was made for."""
+    """Return the most tokens of the model's context."""
     return model.config.max_position_embeddings
 
 
 def prompt_room(model: "PreTrainedModel", max_new_tokens: int) -> int:
-    """Tokens that a prompt may have. Raises: Refusal when next to nothing is left for it."""
+    """Return the most tokens of a prompt. Raises: Refusal when almost none are left for it."""
     room = context_length(model) - max_new_tokens
     if room < MIN_PROMPT_TOKENS:
         raise Refusal(
@@ -34,9 +33,10 @@ def prompt_room(model: "PreTrainedModel", max_new_tokens: int) -> int:
 
 
 def trim_context(prefix: list[int], suffix: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Cut context to `room` tokens: the end of the prefix and the start of the suffix stay.
+    """Cut context to `room` tokens; keep the end of the prefix and the start of the suffix.
 
-    When both are too long the prefix gets three quarters; what one does not use the other gets.
+    When both are too long, the prefix gets three quarters. Room that one does not use goes to the
+    other.
     """
     room = max(room, 0)
     for_suffix = min(len(suffix), max(room - len(prefix), room - int(room * PREFIX_SHARE)))
@@ -47,7 +47,7 @@ def trim_context(prefix: list[int], suffix: list[int], room: int) -> tuple[list[
 def kept_context(
     codec: CheckpointCodec, prefix: list[int], suffix: list[int], max_tokens: int
 ) -> tuple[list[int], list[int]]:
-    """What an infilling prompt of `max_tokens` keeps of prefix and suffix, in any order."""
+    """Cut prefix and suffix to what an infilling prompt of `max_tokens` keeps of them."""
     num_fixed = len(codec.start_ids) + len(codec.fim_ids.prompt([], [], "psm"))
     return trim_context(prefix, suffix, max_tokens - num_fixed)
 
@@ -55,7 +55,7 @@ def kept_context(
 def arrange_prompt(
     codec: CheckpointCodec, prefix: list[int], suffix: list[int], mode: str, max_tokens: int
 ) -> list[int]:
-    """`infill_prompt` for ids."""
+    """Do the work of `infill_prompt` for ids."""
     prefix, suffix = kept_context(codec, prefix, suffix, max_tokens)
     return [*codec.start_ids, *codec.fim_ids.prompt(prefix, suffix, mode)]
 
@@ -63,19 +63,19 @@ def arrange_prompt(
 def infill_prompt(
     codec: CheckpointCodec, prefix: str, suffix: str, mode: str, max_prompt_tokens: int
 ) -> list[int]:
-    """Ids after which the model writes what belongs between `prefix` and `suffix`.
+    """Return the ids after which the model writes the text between `prefix` and `suffix`.
 
     Args: mode: psm or spm, the order of the parts. max_prompt_tokens: see `prompt_room`.
-    Context is cut as in `trim_context`; sentinels never are.
+    Context is cut as in `trim_context`; sentinels are never cut.
     """
     prefix_ids, suffix_ids = codec.encode([prefix, suffix])
     return arrange_prompt(codec, prefix_ids, suffix_ids, mode, max_prompt_tokens)
 
 
 def completion_prompt(codec: CheckpointCodec, text: str, max_prompt_tokens: int) -> list[int]:
-    """Ids after which the model continues `text`, of which the end stays when it is too long.
+    """Return the ids after which the model continues `text`; keep the end of a long text.
 
-    Raises: Refusal for an empty text, where a model without start ids has nothing to go on.
+    Raises: Refusal for an empty text, if the model has no start ids to begin with.
     """
     (ids,) = codec.encode([text])
     if not ids and not codec.start_ids:

@@ -1,19 +1,19 @@
-"""From new ids to text, as soon as it is whole characters."""
+"""Turns new ids into text as soon as they make whole characters."""
 
 from collections.abc import Collection, Iterable, Iterator
 
 from hugcoder.generation.loading import CheckpointCodec
 
-REPLACEMENT = "\ufffd"  # what decoding makes of bytes that are no (or not yet a) code point
+REPLACEMENT = "\ufffd"  # what decoding makes of bytes that are not (or not yet) a code point
 
 
 def stream_text(
     codec: CheckpointCodec, ids: Iterable[int], stops: Collection[int]
 ) -> Iterator[str]:
-    """Text of ids as it becomes whole characters, without special tokens.
+    """Yield the text of ids in whole characters, without special tokens.
 
-    An id may end inside a UTF-8 code point; its text waits for the rest, and is dropped when
-    nothing follows.
+    An id may end inside a UTF-8 code point. Its text waits for the next id, and is dropped when no
+    id follows.
     """
     pending: list[int] = []
     for index in ids:

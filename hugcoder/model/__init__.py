@@ -1,1 +1,1 @@
-"""Models: their configs, their weights, random or from files, and the folders that hold them."""
+"""Makes models: their configs, their weights, random or from files, and their folders."""

@@ -1,7 +1,7 @@
-"""The model: from a plain Hugging Face config with random weights, or from a checkpoint.
+"""Builds a model from a Hugging Face config with random weights, or from a checkpoint.
 
-Holds how it is built from plain values; random weights themselves are
-`hugcoder.model.random_init`'s. The vocabulary and the special ids always come from the tokenizer.
+The vocabulary and the special ids always come from the tokenizer. `hugcoder.model.random_init`
+makes the random weights.
 """
 
 import torch
@@ -26,10 +26,11 @@ def new_model(
     seed: int,
     on_meta: bool,
 ) -> PreTrainedModel:
-    """A model with random weights, in float32 (mixed precision casts copies), on the CPU.
+    """Build a model with random weights in float32 on the CPU; mixed precision casts copies.
 
-    Under ZeRO-3 it is sharded already. Args: on_meta: without memory, to be filled when it is
-    sharded, as under FSDP2.
+    Under ZeRO-3 it is sharded already.
+
+    Args: on_meta: build it without memory, to be filled once it is sharded, as under FSDP2.
     Raises: Refusal when the config does not fit the rows or the tokenizer.
     """
     config = fit_config(read_config(config_file), codec, max_seq_length)
@@ -45,7 +46,7 @@ def new_model(
 def continued_model(
     name: str, codec: Codec, max_seq_length: int, attn_implementation: str
 ) -> PreTrainedModel:
-    """A model of a folder or the hub, in float32, on the CPU or sharded by ZeRO-3.
+    """Load a model from a folder or the hub, in float32, on the CPU or sharded by ZeRO-3.
 
     Raises: Refusal when it does not fit the rows or the tokenizer.
     """
@@ -53,7 +54,7 @@ def continued_model(
     if model.config.vocab_size < codec.vocab_size:
         raise Refusal(
             f"{name} has {model.config.vocab_size} tokens, fewer than the token store's tokenizer "
-            f"with {codec.vocab_size}; tokenize the corpus with the model's own."
+            f"with {codec.vocab_size}; tokenize the corpus with the model's own tokenizer."
         )
     model.generation_config = generation_config(codec, end_ids(model))
     _check_positions(model, max_seq_length)
@@ -65,15 +66,15 @@ def _check_positions(model: PreTrainedModel, max_seq_length: int) -> None:
     if max_seq_length > longest:
         raise Refusal(
             f"max_seq_length {max_seq_length} exceeds the model's max_position_embeddings "
-            f"{longest}; give --max_seq_length {longest} or less, as a trained model's context is "
-            "not made longer."
+            f"{longest}; give --max_seq_length {longest} or less, because the context of a trained "
+            "model cannot be made longer."
         )
 
 
 def fit_config(config: PretrainedConfig, codec: Codec, max_seq_length: int) -> PretrainedConfig:
     """Take the vocabulary, padded to a multiple of 128, and the special ids from the tokenizer.
 
-    The longest position becomes the row length: what was not trained on must not be promised.
+    The longest position becomes the row length, because longer texts are not trained on.
     """
     config.max_position_embeddings = max_seq_length
     config.vocab_size = -(-codec.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE

@@ -1,8 +1,8 @@
-"""A model's config.json: read, and refused for what transformers would take without a word.
+"""Reads a model's config.json, and refuses mistakes that transformers would accept.
 
-Its config classes keep any key, so that a typo trains a model of the default size. Here every key
-must be one that the model type knows, counts must be counts, and a model of the config must run on
-a few tokens that have shapes but no values. What HugCoder sets itself is in model.py.
+Its config classes keep any key, so a typo would train a model of the default size. Here the model
+type must know every key, counts must be whole numbers, and a model of the config must run on a few
+tokens that have shapes but no values. `hugcoder.model.build` sets what HugCoder decides itself.
 """
 
 import copy
@@ -45,22 +45,24 @@ SET_HERE = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_
 
 
 def read_config(path: str) -> PretrainedConfig:
-    """The config in a file.
+    """Read the config in a file.
 
-    Raises: Refusal when the file is none, has a key that its model type does not know, or values
-    that cannot be; one sentence that names the file.
+    Raises: Refusal when the file is not a config, or has a key that its model type does not know,
+    or an impossible value.
     """
     values = _read_values(path)
     model_type = values.pop("model_type", None)
     config_class = CONFIG_MAPPING[_checked_type(path, model_type)]
     check_keys(path, values, config_class)
-    values.pop("quantization_config", None)  # null, which older readers of the model trip over
+    values.pop("quantization_config", None)  # null, which breaks older readers of the model
     _check_dtype(path, values)
     try:
         with _rope_complaints() as complaints:
             config = config_class(**values)
-    except Exception as error:  # any value may meet any code of the config classes
-        raise Refusal(f"{path} is no config of a {model_type}: {told(error)}") from None
+    except Exception as error:  # the config classes may raise anything for a wrong value
+        raise Refusal(
+            f"{path} is not a valid config of model type {model_type}: {told(error)}"
+        ) from None
     if complaints:
         raise Refusal(f"{path}: {complaints[0]}")
     _check_values(path, config)
@@ -68,9 +70,10 @@ def read_config(path: str) -> PretrainedConfig:
 
 
 def check_config(path: str) -> None:
-    """Raises: Refusal when no model can be built from the file or run on some tokens.
+    """Check that a model can be built from the file and run on some tokens.
 
-    Takes no memory and, for 7B, about 2 s, so that a mistake is told before any data are read.
+    Takes no memory and about 2 s for 7B, so a mistake is refused before any data are read.
+    Raises: Refusal when it cannot.
     """
     config = read_config(path)
     for name in NEEDED:
@@ -83,7 +86,7 @@ def check_config(path: str) -> None:
         _try(config)
     except _unanswerable() as error:
         logger.info("%s could not be tried before the start (%s)", path, type(error).__name__)
-    except Exception as error:  # whatever the model's code makes of the values
+    except Exception as error:  # the model's code may raise anything
         raise Refusal(
             f"no model can be made of {path}: {told(error)}; compare its sizes with those of a "
             "config in configs/models."
@@ -91,7 +94,7 @@ def check_config(path: str) -> None:
 
 
 def tell_what_is_set(path: str, config: PretrainedConfig) -> None:
-    """Log what the file says and the run does not follow, because tokenizer or rows decide it."""
+    """Log values in the file that the run replaces, because the tokenizer or the rows decide."""
     values = _read_values(path)
     aliases = {standard: own for standard, own in config.attribute_map.items() if own in values}
     for name in SET_HERE:
@@ -99,8 +102,8 @@ def tell_what_is_set(path: str, config: PretrainedConfig) -> None:
         if given is not None and given != now:
             reason = "tokenizer"
             if name == "max_position_embeddings":
-                reason = "rows (max_seq_length): no longer text is trained on"
-            logger.info("%s: %s is %s here, not %s, by the %s", path, name, now, given, reason)
+                reason = "rows (max_seq_length), and longer text is not trained on"
+            logger.info("%s: %s is %s, not %s; set by the %s", path, name, now, given, reason)
 
 
 def _checked_type(path: str, model_type: Any) -> str:
@@ -120,19 +123,19 @@ def _checked_type(path: str, model_type: Any) -> str:
 
 
 def _read_values(path: str) -> dict[str, Any]:
-    """The JSON object in the file, infinities that transformers writes as objects included."""
+    """Read the JSON object in the file, with the infinities that transformers writes as objects."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = json.loads(
             text, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant
         )
-    except (OSError, ValueError, RecursionError) as error:  # also what is not UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         raise Refusal(
             f"{path} is not a Hugging Face model config ({told(error)}); start from one in "
             "configs/models."
         ) from None
     if not isinstance(values, dict):
-        raise Refusal(f"{path} is not a Hugging Face model config: it holds no JSON object.")
+        raise Refusal(f"{path} is not a Hugging Face model config: it is not a JSON object.")
     return PretrainedConfig._decode_special_floats(values)
 
 
@@ -151,7 +154,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_dtype(path: str, values: dict[str, Any]) -> None:
-    """Training is in float32 or mixed precision whatever the file says, but a dtype it must be."""
+    """Refuse a wrong dtype, although training uses float32 or mixed precision in any case."""
     for name in ("dtype", "torch_dtype"):
         value = values.get(name)
         if value is not None and not isinstance(getattr(torch, str(value), None), torch.dtype):
@@ -160,14 +163,14 @@ def _check_dtype(path: str, values: dict[str, Any]) -> None:
 
 @contextmanager
 def _rope_complaints() -> Iterator[list[str]]:
-    """Collect what transformers only warns of: settings that this kind of positions leaves out."""
+    """Collect settings that this kind of positions ignores; transformers only warns of them."""
     found: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        is_ours = "Unrecognized keys" in said or re.search("field must (be a|have length)", said)
-        found.extend([said] if is_ours else [])
-        return not is_ours
+        text = record.getMessage()
+        is_complaint = re.search("Unrecognized keys|field must (be a|have length)", text)
+        found.extend([text] if is_complaint else [])
+        return not is_complaint
 
     rope_logger = logging.getLogger("transformers.modeling_rope_utils")
     rope_logger.addFilter(keep)
@@ -178,7 +181,7 @@ def _rope_complaints() -> Iterator[list[str]]:
 
 
 def _check_values(path: str, config: PretrainedConfig) -> None:
-    """Refuse numbers that the classes take and that make no model, or one that cannot learn."""
+    """Refuse numbers that the classes accept but that give no model, or one that cannot learn."""
     values = config.to_dict()
     for name in COUNTS:
         value = values.get(config.attribute_map.get(name, name))
@@ -203,13 +206,13 @@ def _check_heads(path: str, config: PretrainedConfig) -> None:
     )
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         raise Refusal(
-            f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {shared}; "
-            "every key-value head serves the same number of them."
+            f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads "
+            f"{shared}; every key-value head must serve the same number of attention heads."
         )
 
 
 def _unanswerable() -> tuple[type[Exception], ...]:
-    """What shapes alone cannot answer, as which expert a token goes to; no fault of the config."""
+    """List errors that do not blame the config: shapes alone cannot tell a token's expert."""
     from torch._subclasses import fake_tensor
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
@@ -223,10 +226,9 @@ def _unanswerable() -> tuple[type[Exception], ...]:
 
 
 def _try(config: PretrainedConfig) -> None:
-    """Build a model and run it on a few tokens, all of it with shapes and no values.
+    """Build a model and run it on a few tokens, with shapes but no values.
 
-    Experts are one batched product, because the kernels that group them want other sizes than the
-    model does.
+    Experts run as one batched product, because grouped kernels need other sizes than the model.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv

@@ -1,8 +1,8 @@
-"""The keys of a model's config.json: which ones its model type takes, and which was meant.
+"""Checks the keys of a model's config.json, and suggests the key that was meant.
 
-transformers' config classes keep any key, so a typo would leave a setting at its default. What a
-class takes is read off its fields, its defaults and its code; what published files hold besides is
-listed here. The values are `hugcoder.model.config`'s, but for those of positions.
+transformers' config classes keep any key, so a typo would leave a setting at its default. The keys
+of a class are read from its fields, its defaults and its code; further keys of published files are
+listed here. `hugcoder.model.config` checks the values, except those of positions.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from hugcoder.refusal import Refusal
 
-# Keys of config.json files on the hub that no model type lists and that change no weight.
+# Keys in config.json files on the hub that no model type lists and that do not affect weights.
 COMMON_KEYS = {
     "_attn_implementation_autoset",
     "_commit_hash",
@@ -57,7 +57,7 @@ COMMON_KEYS = {
     "use_bfloat16",
     "use_cache",
 }
-# Keys of published files of a model type that this release of transformers does not read.
+# Keys in published files of a model type that this release of transformers does not read.
 OLD_SUMMARY = {
     "summary_activation",
     "summary_first_dropout",
@@ -110,7 +110,7 @@ OLD_KEYS = {
     },
 }
 ROPE_KEYS = {"rope_scaling", "rope_theta", "rope_parameters", "partial_rotary_factor"}
-IN_WHOLE = {"rope_theta", "partial_rotary_factor"}  # which older files say beside the section
+IN_WHOLE = {"rope_theta", "partial_rotary_factor"}  # older files have these outside the section
 ROPE_SECTIONS = ("rope_scaling", "rope_parameters")
 IN_ROPE = {"type", "mrope_section", "mscale_all_dim", "truncate", *RopeParameters.__annotations__}
 
@@ -121,13 +121,14 @@ def check_keys(
     config_class: type[PretrainedConfig],
     default: dict[str, Any] | None = None,
 ) -> None:
-    """Raises: Refusal at the first key that is not known or said twice, also in sections.
+    """Check the keys of a config and of its sections.
 
-    Args: default: the section that the model type itself begins with; None = the whole config.
+    Args: default: the model type's default section; None = `values` is the whole config.
+    Raises: Refusal at the first key that is not known or given twice.
     """
     if values.get("quantization_config") is not None:
         raise Refusal(
-            f"{path} has a quantization_config, and quantized weights cannot be trained; take the "
+            f"{path} has a quantization_config, but quantized weights cannot be trained; take the "
             "section out."
         )
     _check_doubles(path, values, config_class)
@@ -135,7 +136,7 @@ def check_keys(
     if default is None:
         default = _default_of(config_class)
     else:
-        known |= ROPE_KEYS  # which a section may get from the whole
+        known |= ROPE_KEYS  # a section may repeat them
     known |= set(default)
     for key, value in values.items():
         if key not in known:
@@ -143,14 +144,14 @@ def check_keys(
         if key in ROPE_SECTIONS and isinstance(value, dict):
             _check_rope(path, key, value, config_class)
         elif key in ROPE_KEYS and value is not None and not fits_rope(key, value):
-            raise Refusal(f"{path}: {key} {value!r} cannot be; give a number above 0.")
+            raise Refusal(f"{path}: {key} {value!r} is not possible; give a number above 0.")
         elif key in config_class.sub_configs and isinstance(value, dict):
             section_class = _class_of_section(config_class, key, value)
             check_keys(f"{path}, {key}", value, section_class, default.get(key) or {})
 
 
 def _check_doubles(path: str, values: dict[str, Any], config_class: type[PretrainedConfig]) -> None:
-    """Refuse two names of one setting with different values, of which one would be left out."""
+    """Refuse two names of one setting with different values; one would be ignored."""
     pairs = {
         (standard, own): (values[standard], values[own])
         for standard, own in config_class.attribute_map.items()
@@ -170,13 +171,13 @@ def _check_doubles(path: str, values: dict[str, Any], config_class: type[Pretrai
     for (one, other), (given, meant) in pairs.items():
         if given != meant:
             raise Refusal(
-                f"{path} says one setting twice and differently, as {one} {given!r} and as {other} "
-                f"{meant!r}; take one of them out."
+                f"{path} sets the same thing twice and differently, as {one} {given!r} and as "
+                f"{other} {meant!r}; take one of them out."
             )
 
 
 def _positions(section: Any) -> Any:
-    """A section of positions under today's names, without what may be said beside it."""
+    """Return a section of positions under today's names, without keys that may stand outside."""
     if not isinstance(section, dict):
         return section
     now = {"rope_type" if key == "type" else key: value for key, value in section.items()}
@@ -184,7 +185,7 @@ def _positions(section: Any) -> Any:
 
 
 def _inside(section: Any, name: str) -> list[Any]:
-    """The values that a section of positions, or each type of layer in it, has for a setting."""
+    """List a setting's values in a section of positions and in its types of layers."""
     if not isinstance(section, dict):
         return []
     parts = [section, *(value for value in section.values() if isinstance(value, dict))]
@@ -192,7 +193,7 @@ def _inside(section: Any, name: str) -> list[Any]:
 
 
 def known_keys(config_class: type[PretrainedConfig]) -> set[str]:
-    """Keys that a model type takes: its fields, their other names, and what its code looks for."""
+    """Collect a model type's keys: its fields, their other names, and keys that its code reads."""
     known = COMMON_KEYS | set(GenerationConfig._get_default_generation_params())
     known |= set(config_class.__dataclass_fields__) | set(config_class.attribute_map)
     known |= OLD_KEYS.get(config_class.model_type, set())
@@ -204,7 +205,7 @@ def known_keys(config_class: type[PretrainedConfig]) -> set[str]:
 
 
 def _read_by_model(config_class: type[PretrainedConfig]) -> set[str]:
-    """Keys that only the model's code asks for, as StarCoder2's for head_dim."""
+    """Find keys that only the model's code reads, such as head_dim of StarCoder2."""
     place = Path(inspect.getfile(config_class))
     model = place.with_name(place.name.replace("configuration_", "modeling_"))
     source = model.read_text(encoding="utf-8") if model.is_file() else ""
@@ -212,10 +213,10 @@ def _read_by_model(config_class: type[PretrainedConfig]) -> set[str]:
 
 
 def _default_of(config_class: type[PretrainedConfig]) -> dict[str, Any]:
-    """What a model type writes into a config of its default sizes."""
+    """Return a model type's config of default sizes."""
     try:
         return config_class().to_dict()
-    except (ValueError, StrictDataclassError):  # some assistants have no default of their own
+    except (ValueError, StrictDataclassError):  # some assistant models have no default config
         return {}
 
 
@@ -233,7 +234,7 @@ def _class_of_section(
 def _check_rope(
     path: str, section: str, values: dict[str, Any], config_class: type[PretrainedConfig]
 ) -> None:
-    """Check the settings of positions, which may be apart for each type of layer."""
+    """Check the settings of positions, which may differ for each type of layer."""
     labels = {*ALLOWED_LAYER_TYPES, *(getattr(config_class, "_rope_type_labels", None) or ())}
     known = IN_ROPE | labels | set(config_class.ignore_keys_at_rope_validation or ())
     for key, value in values.items():
@@ -244,11 +245,14 @@ def _check_rope(
         elif key in ("rope_type", "type") and isinstance(value, str):
             _check_rope_type(f"{path}, {section}", value, config_class)
         elif value is not None and not fits_rope(key, value):
-            raise Refusal(f"{path}: {section} has {key} {value!r}, which cannot be.")
+            raise Refusal(
+                f"{path}: {section} has {key} {value!r}, which is not possible; give a value of "
+                "the kind that transformers documents."
+            )
 
 
 def _check_rope_type(where: str, name: str, config_class: type[PretrainedConfig]) -> None:
-    """Refuse a kind of positions that neither transformers nor the class itself looks for."""
+    """Refuse a kind of positions that neither transformers nor the class itself knows."""
     checks = [re.fullmatch(r"_validate_(\w+)_rope_parameters", name) for name in dir(config_class)]
     known = [check[1] for check in checks if check]
     if name not in known and f'"{name}"' not in inspect.getsource(config_class):
@@ -259,7 +263,7 @@ def _check_rope_type(where: str, name: str, config_class: type[PretrainedConfig]
 
 
 def fits_rope(key: str, value: Any) -> bool:
-    """Whether a value is of the kind that the key has in transformers' own list."""
+    """Tell whether a value is of the kind that transformers lists for the key."""
     kind = str(RopeParameters.__annotations__.get(key, "other"))
     numbers = value if "list" in kind and isinstance(value, list) else [value]
     if "list" in kind or "float" in kind or "int" in kind:
@@ -282,7 +286,7 @@ def _unknown(where: str, key: str, model_type: str, known: set[str]) -> str:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """The known name that was meant: first one with the same words and more, then by letters."""
+    """Suggest a known name: first one that has the same words and more, then by letters."""
     words = set(name.split("_"))
     longer = [candidate for candidate in sorted(known) if words < set(candidate.split("_"))]
     close = difflib.get_close_matches(name, longer, n=1)

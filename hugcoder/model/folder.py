@@ -1,4 +1,4 @@
-"""What a folder of weights needs beside them, so that any Hugging Face program opens it."""
+"""Completes a folder of weights, so that any Hugging Face program opens it."""
 
 import json
 from collections.abc import Collection
@@ -12,17 +12,19 @@ from hugcoder.files import write_json
 
 
 def end_ids(model: PreTrainedModel) -> set[int]:
-    """The ids that end a generation by the model's own generation config."""
+    """Return the ids that end a generation in the model's own generation config."""
     eos = model.generation_config.eos_token_id
     return set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
 
 
 def generation_config(codec: Codec, own_ends: Collection[int] = ()) -> GenerationConfig:
-    """Sentinels are never written, and where a program does not know that, they and every other FIM
-    special end a generation, so that none runs past the end of a middle.
+    """Make a generation config that suppresses sentinels.
 
-    Args: own_ends: of a model that is continued, such as the end of a turn in a chat; kept. Its
-        other settings (temperature, top_p, ...) were chosen for the weights before, and are not.
+    In programs that do not suppress them, sentinels and all other FIM specials end a generation, so
+    no generation runs past the end of a middle.
+
+    Args: own_ends: the end ids of a continued model, such as the end of a chat turn; they are kept.
+        Its other settings (temperature, top_p, ...) suited the old weights and are dropped.
     """
     sentinels = sorted(codec.fim_ids.sentinels.values())
     return GenerationConfig(
@@ -34,10 +36,10 @@ def generation_config(codec: Codec, own_ends: Collection[int] = ()) -> Generatio
 
 
 def finish_model_folder(folder: Path, tokenizer: Path) -> None:
-    """Make a folder of weights one that any Hugging Face program opens.
+    """Complete a folder of weights, so that any Hugging Face program opens it.
 
-    Adds the tokenizer, and sets in config.json use_cache, which training switches off, and
-    rope_theta, which readers older than transformers 5 look for.
+    Adds the tokenizer. In config.json, sets use_cache, which training switches off, and rope_theta,
+    which readers older than transformers 5 need.
     """
     copy_tokenizer(tokenizer, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""The manifest of a checkpoint or a model: what the folder holds, and whether it is whole.
+"""Writes and checks the manifest of a checkpoint or a model, which says whether it is whole.
 
-A folder is complete only when its manifest is there, written last, and every file has the size and
-the SHA-256 that it says. Which checkpoint a run goes on from is `hugcoder.run.checkpoint`'s
-concern. Loads no torch.
+A folder is complete only when it has a manifest, which is written last, and every file has the size
+and the SHA-256 in it. `hugcoder.run.checkpoint` chooses the checkpoint that a run resumes from.
+Loads no torch.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT, MODEL = "checkpoint", "model"  # what a manifest says that its folder is
+CHECKPOINT, MODEL = "checkpoint", "model"  # the kinds of folder in a manifest
 MODEL_SHARDS, OPTIMIZER_SHARDS = "pytorch_model_fsdp_0", "optimizer_0"  # accelerate's names
 
 
 def complete(
     folder: Path, facts: dict[str, Any], files: dict[str, dict[str, Any]] | None = None
 ) -> None:
-    """Write the manifest of a checkpoint or final model whose files are all there.
+    """Write the manifest of a checkpoint or final model whose files are all written.
 
     Args:
         facts: kind (CHECKPOINT or MODEL), step, tokens, world_size, engine, identity and corpora.
-        files: size and hash of each, where the ranks have shared the work; None = hash them here.
+        files: size and hash of each file, if the ranks have hashed them; None = hash them here.
     """
     files = hash_files(folder, names_in(folder)) if files is None else files
     for weights in folder.glob("*.safetensors"):
@@ -43,27 +43,27 @@ def complete(
 
 
 def names_in(folder: Path) -> list[str]:
-    """Names, relative to the folder, of the files that belong into its manifest."""
-    found = os.walk(folder)  # asks the disk nothing about the files themselves, of which a thousand
-    paths = [Path(parent, name) for parent, _, names in found for name in names]  # ranks have many
+    """List the names, relative to the folder, of the files that belong into its manifest."""
+    found = os.walk(folder)  # does not query the files: a thousand ranks have many of them
+    paths = [Path(parent, name) for parent, _, names in found for name in names]
     names = [path.relative_to(folder).as_posix() for path in paths if path.suffix != ".partial"]
     return sorted(name for name in names if name != MANIFEST and name not in ownership.FILES)
 
 
 def share_of(names: Iterable[str], rank: int, num_ranks: int) -> list[str]:
-    """The files that a rank hashes: those that name it, which it wrote itself; rank 0 the rest."""
+    """List the files that a rank hashes: those with its number, which it wrote; rank 0 the rest."""
     return [name for name in names if _writer(name, num_ranks) == rank]
 
 
 def _writer(name: str, num_ranks: int) -> int:
-    """__3_0.distcp, rng_state_3.pth and zero_pp_rank_3_mp_rank_00_optim_states.pt are rank 3's."""
+    """Return the rank in names such as __3_0.distcp, rng_state_3.pth and zero_pp_rank_3_mp_..."""
     found = re.search(r"(?:__|rng_state_|rank_)(\d+)", name.rpartition("/")[2])
     rank = int(found[1]) if found else 0
     return rank if rank < num_ranks else 0
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint or final model.
+    """Read the manifest of a checkpoint or final model.
 
     Raises: Refusal when there is none.
     """
@@ -77,7 +77,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    """What the manifest says besides its files, to go into the manifest of a copy."""
+    """Return what the manifest says besides its files, for the manifest of a copy."""
     manifest = manifest_of(folder)
     return {name: manifest[name] for name in manifest if name not in ("files", "checksum")}
 
@@ -90,12 +90,12 @@ def _checksum(manifest: dict[str, Any]) -> str:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the manifest is there and every file it names has the size it says; reads no file."""
+    """Tell whether there is a manifest and all its files have their sizes; reads no other file."""
     return not missing_from(folder)
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint or model, as `model.safetensors has changed`; "" = nothing.
+    """Say what is wrong with a checkpoint or model, as `x has changed ...`; "" = nothing.
 
     Looks at names and sizes first, then reads everything.
     """
@@ -118,12 +118,13 @@ def damage(folder: Path) -> str:
 
 
 def missing_from(folder: Path) -> str:
-    """What is wrong with the manifest, or with the names and sizes of the files."""
+    """Say what is wrong with the manifest, or with the names and sizes of the files; "" =
+    nothing."""
     if not folder.is_dir():
         return "there is no such folder"
     try:
         manifest = read_manifest(folder)
-    except ValueError:  # neither UTF-8 nor JSON
+    except ValueError:  # not UTF-8 or not JSON
         return "its manifest cannot be read"
     if manifest is None:
         return "it has no manifest, which is written last"
@@ -138,19 +139,19 @@ def missing_from(folder: Path) -> str:
 
 
 def random_state_names(world_size: int) -> list[str]:
-    """The files in which the Trainer keeps the random number generators of each rank."""
+    """List the files in which the Trainer keeps the random number generators of each rank."""
     if world_size == 1:
         return ["rng_state.pth"]
     return [f"rng_state_{rank}.pth" for rank in range(world_size)]
 
 
 def last_complete(run: Path) -> Path | None:
-    """The checkpoint with the highest step that looks complete; reads and renames nothing."""
+    """Find the checkpoint with the highest step that looks complete; reads only manifests."""
     return next((folder for folder in reversed(checkpoints_in(run)) if is_complete(folder)), None)
 
 
 def checkpoints_in(run: Path) -> list[Path]:
-    """Folders of the run named checkpoint-N, by N."""
+    """List the folders of the run that are named checkpoint-N, by N."""
     folders = [folder for folder in run.glob("checkpoint-*") if is_numbered(folder.name)]
     return sorted(folders, key=step_of)
 

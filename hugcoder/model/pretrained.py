@@ -1,10 +1,10 @@
-"""Weights from a folder or the hub, as they are in the files or not at all.
+"""Loads weights from a folder or the hub exactly as they are in the files, or refuses.
 
-transformers draws weights that a file lacks at random, leaves out those that it has too many, and
-tells of files that are cut in the words of whatever reads them. Here a weight that is missing, left
-over, of another shape or no number is refused, and every error is one sentence that names the
-model and, where it can be found, the file. What transformers' own rules ignore (tied weights,
-buffers of old releases) stays legal.
+transformers draws missing weights at random, ignores weights that the model lacks, and reports cut
+files in the words of the reader. Here a weight that is missing, left over, of another shape or not
+finite is refused. Every error is one sentence that names the model and, if it can be found, the
+file. Weights that transformers' own rules ignore (tied weights, buffers of old releases) are
+allowed.
 """
 
 import json
@@ -36,7 +36,7 @@ from hugcoder.refusal import Refusal, told
 logger = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs"
-PICKLE = b"\x80\x02"  # how files of torch.save began before they were zip archives
+PICKLE = b"\x80\x02"  # first bytes of torch.save's files before they were zip archives
 WEIGHTS = (  # in the order in which transformers looks for them
     "model.safetensors",
     "model.safetensors.index.json",
@@ -44,9 +44,9 @@ WEIGHTS = (  # in the order in which transformers looks for them
     "pytorch_model.bin.index.json",
 )
 SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-# What loading reads or copies; the optimizer of a checkpoint is not among it.
+# Files that loading reads or copies; a checkpoint's optimizer is not among them.
 READ_HERE = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-HASHED_HERE = (".json", ".jinja")  # a changed value in them may have the size of the one before
+HASHED_HERE = (".json", ".jinja")  # a changed value may leave the size of the file the same
 MOST_HASHED = 64_000_000  # bytes
 NAMES_SHOWN = 3
 UNTIED = {"tie_word_embeddings": False}
@@ -57,21 +57,21 @@ REPAIR = "download or export it again, or give another model"
 def load_causal_lm(
     name: str, dtype: torch.dtype, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """A causal language model with all its weights from the files, on the CPU or sharded by ZeRO-3.
+    """Load a causal language model with all its weights, on the CPU or sharded by ZeRO-3.
 
-    All ranks call it; an error of one is raised on all. Under FSDP the first rank of a host has the
-    values, and accelerate sends them to the others.
+    All ranks call it; an error of one is raised on all. Under FSDP the first rank of a host reads
+    the values, and accelerate sends them to the others.
 
     Args: name: a local folder or a hub name.
-    Raises: Refusal when the files are not whole or are another model's.
+    Raises: Refusal when the files are not whole or belong to another model.
     """
     model, is_untied, error = None, False, None
     try:
         check_files(name)
         if is_deepspeed_zero3_enabled():
-            with without_zero3():  # whose loading tells nothing of weights that are left over
+            with without_zero3():  # loading under ZeRO-3 does not report weights left over
                 listed = _load(name, dtype, attn_implementation, device_map={"": "meta"})
-                # Shards have no values to compare, so that two different layers would become one.
+                # Shards have no values to compare, so two different layers would become one.
                 is_untied = _is_untied(listed) and _is_untied(
                     _load(name, dtype, attn_implementation)
                 )
@@ -88,13 +88,13 @@ def load_causal_lm(
             "that differs from the embedding; both are kept, and tie_word_embeddings is false here",
             name,
         )
-        if model.config.tie_word_embeddings:  # also where only the first rank saw values
+        if model.config.tie_word_embeddings:  # also on ranks that did not read the values
             model = _load(name, dtype, attn_implementation, **UNTIED)
     return model
 
 
 def _is_untied(model: PreTrainedModel) -> bool:
-    """Whether the config ties the output layer and the model as loaded does not."""
+    """Tell whether the config ties the output layer but the loaded model does not."""
     output = model.get_output_embeddings()
     is_tied = model._tied_weights_keys and getattr(model.config, "tie_word_embeddings", False)
     if output is None or not is_tied:  # classes that tie nothing do not read the setting
@@ -105,8 +105,8 @@ def _is_untied(model: PreTrainedModel) -> bool:
 def check_files(name: str) -> None:
     """Look at a model's files without reading the weights.
 
-    Raises: Refusal when a local folder is not what its manifest says, a file is cut, empty or a
-    git-lfs pointer, the index names a file that is not there, or settings are no JSON.
+    Raises: Refusal when a local folder differs from its manifest, a file is cut, empty or a git-lfs
+    pointer, the index names a missing file, or settings are not JSON.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -115,8 +115,8 @@ def check_files(name: str) -> None:
         raise Refusal(f"{found}; {REPAIR}.")
     if not weight_files(folder) and any(any(folder.glob(shards)) for shards in SHARDS):
         raise Refusal(
-            f"{folder} holds shards of the weights, as FSDP and ZeRO-3 leave them, and no whole "
-            f"ones; make a model of it first: python export.py {folder} --output_dir FOLDER."
+            f"{folder} holds only shards of the weights, as FSDP and ZeRO-3 leave them; make a "
+            f"model of it first: python export.py {folder} --output_dir FOLDER."
         )
     if reason := manifest_damage(folder):
         raise Refusal(
@@ -126,9 +126,9 @@ def check_files(name: str) -> None:
 
 
 def manifest_damage(folder: Path) -> str:
-    """What differs from our manifest, if there is one, of the files that loading reads.
+    """Say how files that loading reads differ from our manifest, if there is one; "" = nothing.
 
-    Of large files only the size, because their content is read anyway and takes minutes to hash.
+    Large files are compared by size only: they are read anyway, and hashing takes minutes.
     """
     if not (folder / MANIFEST).is_file():
         return ""
@@ -147,7 +147,7 @@ def manifest_damage(folder: Path) -> str:
 
 
 def broken_file(folder: Path) -> str:
-    """What is wrong with one of the files of a model, as `X is empty`; "" = nothing was found."""
+    """Say what is wrong with a file of a model, as `X is empty`; "" = nothing was found."""
     for path in (folder / name for name in (*SETTINGS, *WEIGHTS)):
         if path.suffix == ".json" and path.is_file() and (reason := _json_damage(path)):
             return f"{path} {reason}"
@@ -160,25 +160,25 @@ def broken_file(folder: Path) -> str:
 def _json_damage(path: Path) -> str:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         return f"is not JSON ({told(error)})"
     if not isinstance(values, dict):
-        return "holds no JSON object"
+        return "is not a JSON object"
     return _index_damage(values) if path.name in WEIGHTS else ""
 
 
 def _index_damage(values: dict[str, Any]) -> str:
     files = values.get("weight_map")
     if not (isinstance(files, dict) and files and all(isinstance(f, str) for f in files.values())):
-        return "names no files of weights (its weight_map)"
+        return "names no files of weights in its weight_map"
     is_whole = isinstance(values.get("metadata"), dict)
-    return "" if is_whole else "has no metadata, without which transformers does not read it"
+    return "" if is_whole else "has no metadata, and transformers does not read it without"
 
 
 def weight_files(folder: Path, among: Collection[str] | None = None) -> dict[Path, set[str] | None]:
-    """The files that transformers would read the weights from, with the keys by the index.
+    """List the files of weights that transformers would read, with their keys in the index.
 
-    Args: among: names, relative to the folder, beside which nothing is looked at; None = all.
+    Args: among: look only at these names, relative to the folder; None = look at all.
     """
     names = [name for name in WEIGHTS if among is None or name in among]
     first = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -191,21 +191,21 @@ def weight_files(folder: Path, among: Collection[str] | None = None) -> dict[Pat
 
 
 def _other_keys(path: Path, keys: set[str] | None) -> str:
-    """Whether a shard holds what the index does not give it; transformers reads all of it."""
+    """Say how a shard's keys differ from the index; transformers reads all keys of a shard."""
     if keys is None or path.suffix != ".safetensors":
         return ""
     with safe_open(path, "pt") as file:
         found = set(file.keys())
     if left_over := found - keys:
-        return f"holds {min(left_over)}, which the index does not say of it"
+        return f"holds {min(left_over)}, which the index does not list for it"
     missing = keys - found
     return f"lacks {min(missing)}, which the index says is in it" if missing else ""
 
 
 def _weights_damage(path: Path) -> str:
-    """Whether a file of weights can be opened; reads its header only."""
+    """Say why a file of weights cannot be opened; reads its header only."""
     if not path.is_file():
-        return "is not there, and the index names it"
+        return "is not there, but the index names it"
     if not path.stat().st_size:
         return "is empty"
     with path.open("rb") as file:
@@ -216,10 +216,10 @@ def _weights_damage(path: Path) -> str:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt"):
                 return ""
-    except Exception as error:  # safetensors' own comes from Rust and is a plain Exception
+    except Exception as error:  # safetensors' error comes from Rust and is a plain Exception
         return f"is cut or holds no weights ({told(error)})"
     is_torch_file = zipfile.is_zipfile(path) or head.startswith(PICKLE)
-    return "" if is_torch_file else "is cut or holds no weights (it is no archive of torch.save)"
+    return "" if is_torch_file else "is cut or holds no weights (torch.save did not write it)"
 
 
 # ---- loading -------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _weights_damage(path: Path) -> str:
 def _load(
     name: str, dtype: torch.dtype, attn_implementation: str | None, **where: Any
 ) -> PreTrainedModel:
-    """Raises: Refusal for any error of any reader, and for weights that are not the config's."""
+    """Load a model. Raises: Refusal for any error, and for weights that differ from the config."""
     settings = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
         with _without_report():
@@ -251,14 +251,14 @@ def _load(
 
 
 def _told_with_file(name: str, error: Exception) -> str:
-    """The error's first line, with the file that is broken where one can be found."""
+    """Return the error's first line, with the broken file if one is found."""
     folder = _folder_of(name)
     found = broken_file(folder) if folder else ""
     return f"{found} ({told(error)})" if found else told(error)
 
 
 def _folder_of(name: str) -> Path | None:
-    """Where the files of a model lie on this machine; None = nowhere yet."""
+    """Find the folder of a model's files on this machine; None = nowhere yet."""
     if Path(name).is_dir():
         return Path(name)
     try:
@@ -268,7 +268,7 @@ def _folder_of(name: str) -> Path | None:
 
 
 def _difference(info: dict[str, Any]) -> str:
-    """What transformers found missing, left over or of another shape."""
+    """Say which weights transformers found missing, left over or of another shape."""
     mismatched = [
         f"{name} ({list(theirs)} in the file, {list(ours)} by the config)"
         for name, theirs, ours in sorted(info["mismatched_keys"])
@@ -286,9 +286,9 @@ def _difference(info: dict[str, Any]) -> str:
 
 
 def _check_dtypes(name: str, model: PreTrainedModel) -> None:
-    """Raises: Refusal when a weight is stored as whole numbers, as in files that were quantized.
+    """Check that weights are floats. Raises: Refusal when one is stored as whole numbers.
 
-    transformers casts them to floats without a word and without the scales that belong to them.
+    Quantized files are; transformers casts them to floats without a warning and without scales.
     """
     folder = _folder_of(name)
     if folder is None or getattr(model.config, "quantization_config", None):
@@ -305,16 +305,16 @@ def _check_dtypes(name: str, model: PreTrainedModel) -> None:
                 dtype = file.get_slice(key).get_dtype()
                 if dtype.startswith(("I", "U", "BOOL")):
                     raise Refusal(
-                        f"{key} in {path} is stored as {dtype}, which is no type of floats, and "
+                        f"{key} in {path} is stored as {dtype}, which is not a type of floats, and "
                         f"config.json has no quantization_config; {REPAIR}."
                     )
 
 
 def _tell_unknown_keys(name: str) -> None:
-    """Warn of the first key of a local config.json that has no effect, as a typo has none.
+    """Warn of the first key of a local config.json that has no effect, such as a typo.
 
-    No refusal as for the config of a new model: the file came with weights, and files of other
-    releases hold keys that are no longer read.
+    Unlike the config of a new model, it is not refused: the file came with weights, and files of
+    other releases hold keys that are no longer read.
     """
     path = Path(name) / "config.json"
     values = read_object(path) if path.is_file() else {}
@@ -323,11 +323,11 @@ def _tell_unknown_keys(name: str) -> None:
         try:
             check_keys(str(path), values, CONFIG_MAPPING[values["model_type"]])
         except Refusal as refusal:
-            logger.warning("the model is read all the same, but %s", refusal)
+            logger.warning("the model is loaded all the same, but %s", refusal)
 
 
 def _check_numbers(name: str, model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Raises: Refusal when a weight is nan or infinite, of which only nonsense can be made."""
+    """Check that all weights are finite. Raises: Refusal when one is nan or infinite."""
     if is_fsdp_enabled() and not is_local_dist_rank_0():
         return  # its values are not there yet
     for parameter_name, parameter in model.named_parameters():
@@ -342,7 +342,7 @@ def _check_numbers(name: str, model: PreTrainedModel, dtype: torch.dtype) -> Non
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Hold transformers' table of missing weights back, which a refusal here says in a sentence."""
+    """Silence transformers' table of missing weights; a refusal here says it in a sentence."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()

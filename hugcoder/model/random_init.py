@@ -1,11 +1,11 @@
-"""Random initial weights that depend on the seed alone and never exist whole under FSDP2 or ZeRO-3.
+"""Makes random initial weights that depend on the seed alone, also under FSDP2 and ZeRO-3.
 
 Values are made in float32 on the CPU, one block (a layer, or a module outside the layers) at a
-time, from a random stream that the seed and the module's name decide. Hence one process, DDP,
-FSDP2, HSDP and ZeRO at any world size begin with the same weights, and a rank needs memory for its
-own shards and one block. Every rank makes all values, so that none are sent: 7 to 11 ns each, 52 s
-and 77 s for 7B on one thread (benchmarks/random_init_cpu.md). How a value gets into a sharded
-parameter is in shards.py.
+time, from a random stream that the seed and the module's name decide. So one process, DDP, FSDP2,
+HSDP and ZeRO at any world size begin with the same weights, and a rank needs memory for its own
+shards and one block. Every rank makes all values and none are sent: 7 to 11 ns each, 52 s and 77 s
+for 7B on one thread (benchmarks/random_init_cpu.md). `hugcoder.engines.sharded_parameters` writes
+them into sharded parameters.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from hugcoder.engines.sharded_parameters import local_part, own_name, write_whol
 from hugcoder.model.residual import check_residual_init, writes_to_residual
 from hugcoder.refusal import Refusal, told
 
-SAMPLE = 64  # first values of a tensor, which tell whether it has been drawn, or drawn again
+SAMPLE = 64  # first values of a tensor; they show whether it has been drawn, or drawn again
 
 # Takes the name of a parameter or buffer and its initial value, which is overwritten later.
 Write = Callable[[str, torch.Tensor], None]
@@ -36,13 +36,13 @@ Write = Callable[[str, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class RandomWeights:
-    """The recipe of a model's initial weights.
+    """Makes a model's initial weights.
 
-    residual_init says what happens to the matrices that write into the residual stream.
-    transformers gives all matrices of Llama-like models one standard deviation. "scaled" divides
-    these by sqrt(2 x layers) (GPT-2, Radford et al. 2019), but not where the model's class has
-    scaled them already (GPT-2, GPTBigCode, Mamba; NanoChat's attention). "zero" makes every layer
-    start as the identity, "normal" leaves what the class draws.
+    residual_init is for the matrices that write into the residual stream. transformers gives all
+    matrices of Llama-like models one standard deviation. "scaled" divides these matrices by
+    sqrt(2 x layers) (GPT-2, Radford et al. 2019), unless the model's class has scaled them already
+    (GPT-2, GPTBigCode, Mamba; NanoChat's attention). "zero" makes every layer start as the
+    identity. "normal" keeps what the class draws.
     """
 
     model_class: type[PreTrainedModel]
@@ -51,10 +51,10 @@ class RandomWeights:
     residual_init: str
 
     def make(self, write: Write, only_buffers: bool = False) -> None:
-        """Make every parameter (tied ones once) and buffer and hand it to `write`.
+        """Make every parameter (tied ones once) and every buffer, and pass it to `write`.
 
-        The blocks of a skeleton on the meta device get the same memory, one after the other:
-        freed and taken anew, it left holes that added up to another block over 32 layers.
+        All blocks of a skeleton on the meta device use the same memory, one after the other.
+        Allocating it again for each block left holes, as large as one more block over 32 layers.
         """
         with torch.device("meta"):
             skeleton = self.model_class(self.config)
@@ -75,10 +75,9 @@ class RandomWeights:
     def _fill(self, skeleton: PreTrainedModel, block: "Block") -> None:
         """Run the model's own initialization on a block, children before parents as it does.
 
-        A residual output that a module above it draws again is one that the class scales itself.
+        If a module draws a residual output again, the class scales that output itself.
 
-        Raises: Refusal when the class leaves a tensor as it was, which here is not what its
-        constructor made but any memory.
+        Raises: Refusal when the class does not draw a tensor, whose memory holds random bytes here.
         """
         factor = self.residual_factor
         for _, tensor in block:
@@ -96,8 +95,8 @@ class RandomWeights:
             if tensor.is_floating_point() and _sample(tensor).isnan().any():
                 raise Refusal(
                     f"model type {self.config.model_type} cannot be given random weights: its "
-                    f"class draws no {name} in _init_weights; take another model_type in the "
-                    "config, or continue a model of this one by --model_name_or_path."
+                    f"class does not draw {name} in _init_weights; take another model_type in the "
+                    "config, or continue a model of this type with --model_name_or_path."
                 )
             if name in drawn:
                 is_redrawn = not torch.equal(_sample(tensor), drawn[name])
@@ -110,23 +109,23 @@ class RandomWeights:
 
 
 def seed_of(seed: int, name: str) -> int:
-    """The seed of one module's random stream."""
+    """Return the seed of one module's random stream."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """The first values of a tensor, enough to see whether it has been written."""
+    """Return the first values of a tensor, enough to see whether it has been written."""
     return tensor.detach().view(-1)[:SAMPLE]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Modules that are filled at a time: those of a layer, or of a part outside the layers."""
+    """Holds modules that are filled together: those of a layer, or of a part outside the layers."""
 
     modules: list[tuple[str, nn.Module]]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Parameters and buffers by name, also those that are tied to another block's."""
+        """Yield parameters and buffers by name, also those tied to another block's."""
         for prefix, module in self.modules:
             yield from module.named_parameters(prefix, recurse=False)
             yield from module.named_buffers(prefix, recurse=False)
@@ -137,7 +136,7 @@ class Block:
 
     @contextmanager
     def in_memory(self, memory: torch.Tensor) -> Iterator[None]:
-        """Lay the block's tensors out in `memory` for a while."""
+        """Place the block's tensors in `memory` inside the with block."""
         modules, meta, offset = dict(self.modules), dict(self), 0
         for name, tensor in meta.items():
             parent, _, leaf = name.rpartition(".")
@@ -155,11 +154,11 @@ def _aligned(num_bytes: int) -> int:
 
 
 def _blocks(model: nn.Module, prefix: str = "") -> Iterator[Block]:
-    """Blocks that together hold every tensor once.
+    """Yield blocks that together hold every tensor once.
 
-    A layer, the element of a list of modules, is one block, because some models (GPT-2, StarCoder)
-    initialize the matrices of a layer from the modules above them; a part without such lists is one
-    too, for the same reason (the output layer of ModernBERT).
+    A layer, which is an element of a list of modules, is one block, because some models (GPT-2,
+    StarCoder) initialize the matrices of a layer in the modules around them. A part without such
+    lists is one block too, for the same reason (the output layer of ModernBERT).
     """
     yield Block([(prefix, model)])
     for child_name, child in model.named_children():
@@ -172,7 +171,7 @@ def _blocks(model: nn.Module, prefix: str = "") -> Iterator[Block]:
 
 
 def _owner(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """The innermost model around a module: its `_init_weights` is the one that counts."""
+    """Find the innermost model around a module, whose `_init_weights` initializes it."""
     owner, module = model, model
     for part in filter(None, name.split(".")):
         module = getattr(module, part)
@@ -191,7 +190,7 @@ def build_random(
     residual_init: str,
     on_meta: bool,
 ) -> PreTrainedModel:
-    """A model with random weights in float32: on the CPU, or sharded already under ZeRO-3.
+    """Build a model with random weights in float32 on the CPU; under ZeRO-3 already sharded.
 
     Args:
         on_meta: leave it without memory; `fill_shards` gives it weights once FSDP2 has sharded it.
@@ -204,9 +203,9 @@ def build_random(
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation=attn_implementation
             )
-    except (ImportError, ValueError) as error:  # a kernel that is not here, or not for this model
+    except (ImportError, ValueError) as error:  # the kernel is missing, or not for this model
         raise Refusal(
-            f"attn_implementation {attn_implementation} cannot be had for model type "
+            f"attn_implementation {attn_implementation} is not available for model type "
             f"{config.model_type}: {told(error)}; give another, such as eager."
         ) from None
     if residual_init != "normal":
@@ -222,27 +221,27 @@ def build_random(
 
 
 def is_on_meta(model: nn.Module) -> bool:
-    """Whether the model waits for its weights."""
+    """Tell whether the model has no weights yet."""
     return any(parameter.is_meta for parameter in model.parameters())
 
 
 def _writer(model: nn.Module) -> Write:
-    """Writes values into the tensors of a model, sharded or not; called on all ranks."""
+    """Return a function that writes values into a model's tensors, sharded or not, on all ranks."""
     tensors = {own_name(name): parameter for name, parameter in model.named_parameters()}
     tensors |= {own_name(name): buffer for name, buffer in model.named_buffers()}
     return lambda name, tensor: write_whole(tensors[name], tensor)
 
 
 # ---- FSDP2 ---------------------------------------------------------------------------------------
-# accelerate shards a meta model as it would any other, with its wrapping, precision, activation
-# checkpointing and mesh, but finds the optimizer's parameters again by their addresses, which are
-# all 0 on the meta device. So they are put back by name.
+# accelerate shards a meta model like any other, with its wrapping, precision, activation
+# checkpointing and mesh. But it finds the optimizer's parameters by their addresses, which are all
+# 0 on the meta device. So this file puts them back by name.
 
 
 def expect_shards(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[list[str]]:
-    """Make accelerate ready to shard a meta model; returns the parameters' names of each group."""
+    """Prepare accelerate for sharding a meta model; return the parameter names of each group."""
     accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False  # rank 0 has nothing to send
     names = {id(parameter): own_name(name) for name, parameter in model.named_parameters()}
     return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
@@ -259,8 +258,8 @@ def fill_shards(
 
     Args:
         names: of the optimizer's parameters, from `expect_shards`.
-        is_resuming: a checkpoint is read next, so values are not made. What it should not hold
-            stays NaN and would be seen.
+        is_resuming: a checkpoint is read next, so values are not made. A value that the checkpoint
+            lacks stays NaN and is noticed.
     """
     offload = accelerator.state.fsdp_plugin.cpu_offload
     model.to_empty(device="cpu" if isinstance(offload, CPUOffloadPolicy) else accelerator.device)

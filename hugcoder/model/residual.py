@@ -1,9 +1,9 @@
-"""What writes into the residual stream of a model, told from the names of its parameters.
+"""Finds the parameters that write into a model's residual stream, by their names.
 
 A layer adds the output of each of its branches (attention, MLP, experts) to the stream, and the
-last matrix of a branch decides how much. Initialization treats these matrices apart, and must then
-find all of them: half of them scaled is neither recipe. tests/test_residual.py tries every model
-type of transformers: what is not refused here has layers that zeros turn into the identity.
+last matrix of a branch decides how much. Initialization scales these matrices and must find all of
+them: scaling only half follows no recipe. tests/test_residual.py tries every model type of
+transformers: in those that are not refused here, zeros turn each layer into the identity.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ OUTPUTS = (
     "output_linear",
     "linear_out",
 )
-# Layers that normalize or weigh the stream itself, so that no output can be zero and leave it.
+# Their layers normalize or weight the stream itself, so zero outputs would still change it.
 NOT_PLAIN_SUMS = {
     "bart",
     "beam",
@@ -47,30 +47,31 @@ NOT_PLAIN_SUMS = {
 
 
 def writes_to_residual(name: str) -> bool:
-    """Whether a parameter of this name is the last matrix of a branch."""
+    """Tell whether a parameter of this name is the last matrix of a branch."""
     path = "." + own_name(name).removesuffix(".weight")
     return path.endswith(tuple(f".{output}" for output in OUTPUTS))
 
 
 def check_residual_init(model: nn.Module, config: PretrainedConfig, residual_init: str) -> None:
-    """Raises: Refusal when not every branch of every layer has an output that is known."""
+    """Check that every branch of every layer has a known output. Raises: Refusal when not."""
     reason = ""
     if config.model_type in NOT_PLAIN_SUMS or not _adds_before_normalizing(config):
-        reason = "its layers are no plain sums onto the residual stream"
+        reason = "its layers do more than add to the residual stream"
     for name, layer in layers_of(model):
         if branches := _branches_without_output(layer):
             branch = f"{name}.{branches[0]}".rstrip(".")
-            reason = f"what {branch} adds to the residual stream cannot be told"
+            reason = f"the matrix with which {branch} adds to the residual stream is not known"
             break
     if reason:
         raise Refusal(
             f"residual_init {residual_init} is not known for model type {config.model_type}: "
-            f"{reason}; give --residual_init normal, the weights as the model's class draws them."
+            f"{reason}; give --residual_init normal, which keeps the weights that the model's "
+            "class draws."
         )
 
 
 def layers_of(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Elements, by name, of the outermost lists of modules that have parameters."""
+    """Yield the elements, by name, of the outermost lists of modules that have parameters."""
     for child_name, child in model.named_children():
         name = f"{prefix}{child_name}"
         if not isinstance(child, nn.ModuleList):
@@ -80,16 +81,16 @@ def layers_of(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
 
 
 def _adds_before_normalizing(config: PretrainedConfig) -> bool:
-    """Whether the settings of OPT, Bloom and Falcon leave the stream as it is."""
+    """Tell whether the settings of OPT, Bloom and Falcon keep the stream unnormalized."""
     is_before = getattr(config, "do_layer_norm_before", True)
     return is_before and not getattr(config, "apply_residual_connection_post_layernorm", False)
 
 
 def _branches_without_output(layer: nn.Module) -> list[str]:
-    """Parts of a layer that have matrices and should write, but hold no output that is known.
+    """List branches of a layer that have matrices but no known output.
 
-    A branch is a module of the layer, or the matrices that lie in the layer itself (OPT); inside
-    it, all experts, shared ones and elements of a list are branches again.
+    A branch is a module of the layer, or the matrices in the layer itself (OPT). Inside it, each
+    expert, shared expert and element of a list is a branch too.
     """
     outputs: dict[str, list[bool]] = defaultdict(list)
     for name, parameter in layer.named_parameters():
@@ -107,10 +108,10 @@ def _branches_without_output(layer: nn.Module) -> list[str]:
 
 @contextmanager
 def with_noisy_residual_outputs(model: PreTrainedModel) -> Iterator[None]:
-    """Give residual outputs that are zero (`residual_init zero`) some noise for a while.
+    """Give residual outputs that are zero (`residual_init zero`) noise inside the block.
 
-    With zeros there, no layer has any effect on the logits and a leak could not be seen. Works on
-    all ranks, on whole and on sharded parameters; every rank gets its part of the same noise.
+    With zeros, layers do not affect the logits, and a leak could not be seen. Works on all ranks,
+    on whole and on sharded parameters; every rank gets its part of the same noise.
     """
     outputs = [p for name, p in model.named_parameters() if writes_to_residual(name)]
     silent = [p for p, is_zero in zip(outputs, are_zero(outputs), strict=True) if is_zero]

@@ -1,4 +1,4 @@
-"""How large a model is, and what a token of it costs."""
+"""Measures how large a model is, and what a token costs."""
 
 from dataclasses import asdict, dataclass
 
@@ -10,15 +10,14 @@ from hugcoder.hardware import flops_per_token
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Counts of one model. flops_per_token: forward and backward, see
-    `hardware.flops_per_token`."""
+    """Holds a model's parameters, and its FLOPs of forward and backward for one token."""
 
     parameters: int
     embedding_parameters: int
     flops_per_token: float
 
     def facts(self) -> dict[str, float]:
-        """As run.json says them."""
+        """Return the counts as run.json has them."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -30,7 +29,7 @@ class ModelSize:
 
 
 def measure_model(model: PreTrainedModel, row_length: int) -> ModelSize:
-    """Count parameters (tied ones once) and FLOPs; whole ones, also of a model that is sharded."""
+    """Count parameters (tied ones once) and FLOPs of the whole model, even when it is sharded."""
     config = model.config
     parameters = sum(whole_shape(parameter).numel() for parameter in model.parameters())
     embedding = whole_shape(model.get_input_embeddings().weight).numel()

@@ -1,1 +1,1 @@
-"""Pretraining on packed rows with fill-in-the-middle: arguments, trainer, losses, scores."""
+"""Pretrains on packed rows with fill-in-the-middle: arguments, trainer, losses, scores."""

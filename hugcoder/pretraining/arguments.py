@@ -1,8 +1,7 @@
-"""What a pretraining run can be told: three dataclass groups, their defaults and their refusals.
+"""Defines the settings of a pretraining run: three groups with their defaults and refusals.
 
-ModelArguments say what is trained, DataArguments on what and how it is cut, transformed and packed,
-PretrainArguments how. What only shows across the groups is
-`hugcoder.pretraining.argument_checks`'.
+ModelArguments say what is trained, DataArguments on what (and how it is cut, transformed and
+packed), PretrainArguments how. `hugcoder.pretraining.argument_checks` compares the groups.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from hugcoder.run.arguments import RunArguments
 from hugcoder.setting import with_help
 
 LONGEST_ROW = 10**8
-SHORTEST_ROW = 64  # sentinels, reserve and still a line of code on either side of a middle
+SHORTEST_ROW = 64  # room for sentinels, reserve and a line of code on each side of a middle
 
 
 @dataclass
@@ -36,8 +35,8 @@ class ModelArguments:
     )
     model_name_or_path: str = with_help(
         "",
-        "Continue pretraining instead: a run folder, its model/ or checkpoint-N, another folder of "
-        "a model, or the name of one on the hub. Of config_file and this, the later counts.",
+        "Continue pretraining instead: a run folder, its model/ or checkpoint-N, another model "
+        "folder, or a hub name. Of config_file and this, the later counts.",
     )
     tokenizer: str = with_help(
         "", "Tokenizer folder; must be the token store's. Empty = the copy that the store keeps."
@@ -46,14 +45,14 @@ class ModelArguments:
         with_help(
             "sdpa",
             "Attention kernel. sdpa runs everywhere but builds a row x row mask to keep packed "
-            "documents apart; the flash kernels do not, and are the choice on GPUs (flash-attn).",
+            "documents apart; the flash kernels need no mask, so take them on GPUs (flash-attn).",
         )
     )
     residual_init: Literal["scaled", "zero", "normal"] = with_help(
         "scaled",
         "Initial weights that write into the residual stream: scaled = divided by sqrt(2 x "
-        "layers), so that its variance does not grow with depth (GPT-2; where the model's class "
-        "does that itself, it is done once); zero = each layer starts as the identity (learns "
+        "layers), so that its variance does not grow with depth (GPT-2; not done twice if the "
+        "model's class does it itself); zero = each layer starts as the identity (learns "
         "fastest in short runs); normal = as the model's class draws them.",
     )
 
@@ -101,9 +100,9 @@ class DataArguments:
         default_factory=list,
         metadata={
             "help": "How often an epoch shows the documents of a language, source or repository, "
-            "as in `markdown=0.3 sql=2 zod=3`; what is not named counts 1, what is said of one "
-            "document multiplies. Where a name is several, say `language/sql=2`, `source/sql=2` or "
-            "`repository/sql=2`."
+            "as in `markdown=0.3 sql=2 zod=3`. Names that are not given count 1; numbers for the "
+            "same document multiply. If a name has several meanings, give `language/sql=2`, "
+            "`source/sql=2` or `repository/sql=2`."
         },
     )
     held_out_rows: int = with_help(
@@ -152,8 +151,7 @@ class PretrainArguments(RunArguments, TrainingArguments):
     use_muon: bool = with_help(
         False,
         "Train the matrices inside the layers with torch.optim.Muon, the rest with AdamW. Learns "
-        "more "
-        "from each token; not with DeepSpeed, whose shards are flat.",
+        "more from each token; not with DeepSpeed, whose shards are flat.",
     )
     muon_learning_rate: float = with_help(0.02, "Peak learning rate of Muon.")
     muon_weight_decay: float = with_help(0.01, "Weight decay of Muon.")
@@ -185,6 +183,6 @@ class PretrainArguments(RunArguments, TrainingArguments):
             return super().idle_settings()
         return [
             *super().idle_settings(),
-            ("optim", "use_muon is true, which has AdamW beside it"),
+            ("optim", "use_muon is true, which uses Muon and AdamW"),
             ("weight_decay", "with use_muon only matrices decay, by muon_weight_decay"),
         ]

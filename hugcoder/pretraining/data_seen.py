@@ -1,4 +1,4 @@
-"""What the rows since the last log line held: tokens so far, passes over the corpus, shares."""
+"""Reports tokens so far, passes over the corpus, and shares of the rows since the last log line."""
 
 from transformers import TrainerCallback
 
@@ -17,7 +17,7 @@ class DataSeen(TrainerCallback):
         self._next_row = state.global_step * self.rows_per_step
 
     def read(self, step: int) -> dict[str, float]:
-        """Metrics of the steps since the last reading; none when there were no steps."""
+        """Return metrics of the steps since the last reading; none without new steps."""
         start, stop = self._next_row, step * self.rows_per_step
         self._next_row = stop
         if start >= stop:

@@ -1,6 +1,6 @@
-"""Held-out rows scored in the training loop: nats a token and bits a byte of each kind of token.
+"""Scores held-out rows during training: nats per token and bits per byte, for each kind of token.
 
-What the scores of a finished model are is the evaluation package's concern.
+The evaluation package scores finished models.
 """
 
 import math
@@ -19,7 +19,7 @@ from hugcoder.pretraining.loss import loss_by_kind
 
 @dataclass(frozen=True)
 class Score:
-    """Of one kind of token; nan where there was none, or where its tokens stand for no bytes."""
+    """Scores one kind of token; nan when there were no such tokens, or they have no bytes."""
 
     nats: float
     num_tokens: float
@@ -34,15 +34,15 @@ class Score:
         return self.nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
 
     def metrics(self, loss: str, bits: str) -> dict[str, float]:
-        """Loss and bits per byte under these names, without what does not exist."""
+        """Return loss and bits per byte under these names; leave out those that do not exist."""
         found = {loss: self.nats_per_token} if self.num_tokens else {}
         return found | ({bits: self.bits_per_byte} if self.num_bytes else {})
 
 
 class FilledUp(Dataset):
-    """Rows, and behind them some that count for nothing, so that every rank gets whole batches.
+    """Adds ignored rows after the others, so that every rank gets whole batches.
 
-    accelerate would fill up with rows that are then counted twice.
+    accelerate would add rows that are then counted twice.
     """
 
     def __init__(self, rows: PackedRows, multiple: int):
@@ -67,7 +67,7 @@ def score_rows(
     batch_size: int,
     after_batch: Callable[[], None],
 ) -> list[Score]:
-    """The score of each kind of token over rows; all ranks share the work and get the answer."""
+    """Score each kind of token over rows; all ranks share the work and get the answer."""
     num_ranks = accelerator.num_processes
     per_rank = min(batch_size, -(-len(rows) // num_ranks))
     whole = FilledUp(rows, multiple=per_rank * num_ranks)

@@ -1,4 +1,4 @@
-"""What a pretraining run is made of: its rows, its seed, its batch and the shape of its model."""
+"""Collects the identity of a pretraining run: its rows, seed, batch and the model's shape."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
 from hugcoder.recipe import assignments
 from hugcoder.run.identity import Identity
 
-# keys of a config.json that change neither the shape of a model nor what it computes in training
+# keys of a config.json that do not change a model's shape or what it computes in training
 NOT_COMPARED = {"transformers_version", "_name_or_path", "use_cache", "dtype", "architectures"}
 
 
@@ -38,9 +38,9 @@ def pretraining_identity(
     store_manifest: dict[str, Any],
     model_config: dict[str, Any],
 ) -> PretrainingIdentity:
-    """Facts that decide the rows and the weights, under the names of their flags.
+    """Collect the facts that decide the rows and the weights, under the names of their flags.
 
-    Args: mixture: with clear names, as the rows have it.
+    Args: mixture: with the short names that the rows use, see `clear_mixture`.
     """
     shape = {
         f"model.{name}": value

@@ -1,14 +1,14 @@
-"""Proof, before the first step, that packed documents do not see each other.
+"""Proves, before the first step, that packed documents do not see each other.
 
-Runs the real model, attention kernel, precision and micro-batch: the rows of the run as they are,
-then with every second document changed, then with the others changed. A document that was left
-alone must keep its logits and its loss; if not, training refuses to start. Nothing else would show
-a leak; the loss only looks a little better.
+Runs the real model, attention kernel, precision and micro-batch three times: with the rows of the
+run, with every second document changed, and with the other documents changed. An unchanged document
+must keep its logits and its loss; if not, training refuses to start. Nothing else would show a
+leak: the loss would only look a little better.
 
-Every document stays where it is, so shapes, positions and masks are the same in all three passes.
-So are the random numbers, so that dropout, NEFTune and router noise make no difference. Nothing is
-left to round otherwise, and without a leak the difference is 0.0, not merely small. What this does
-not see: positions that count from the start of the row, behind a mask that isolates.
+Documents stay in their places, so shapes, positions and masks are the same in all three passes. The
+random numbers are the same too, so dropout, NEFTune and router noise make no difference. So nothing
+rounds differently, and without a leak the difference is 0.0, not merely small. The test does not
+see positions that count from the start of the row if the mask isolates.
 """
 
 import itertools
@@ -24,22 +24,22 @@ from hugcoder.pretraining.loss import token_losses
 from hugcoder.refusal import Refusal
 from hugcoder.run.random_state import repeated_draws
 
-# batch without labels and kinds -> logits [B, T, V]
+# Takes a batch without labels and kinds, and returns logits [B, T, V].
 Forward = Callable[[dict[str, Any]], torch.Tensor]
 Collate = Callable[[list[dict[str, torch.Tensor]]], dict[str, Any]]
 
-SHORTEST_UNIT = 8  # tokens of a document that must react to a change of its own
+SHORTEST_UNIT = 8  # tokens; a document of this length must react to a change of its own
 # Allowed difference relative to the spread of the logits, on an accelerator. Measured on CPUs: 0.0
-# in float32 and bfloat16, dense and with experts, sdpa and eager, compiled and sharded; a leak 0.4
-# and more. Kernels that get the same shapes add in the same order on GPUs too, but an expert gets
-# other numbers of tokens, for which a library may choose another kernel. Not measured: a rounding
-# of the precision, with a margin.
+# in float32 and bfloat16, dense and with experts, sdpa and eager, compiled and sharded; 0.4 and
+# more with a leak. On GPUs too, kernels add in the same order for the same shapes. But an expert
+# gets other numbers of tokens, and a library may choose another kernel for them. So this is a
+# rounding of the precision with a margin, not measured.
 ROUNDING = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 @dataclass(frozen=True)
 class Document:
-    """Where a unit, or the padding of a row, stands in the micro-batch."""
+    """Says where a unit, or the padding of a row, stands in the micro-batch."""
 
     row: int
     start: int
@@ -52,7 +52,7 @@ class Document:
 
     @property
     def kept(self) -> int:
-        """The token that a change leaves alone: only the tokens before it can move its logits."""
+        """Return the token that is never changed: only tokens before it can move its logits."""
         return self.stop - 2
 
     @property
@@ -62,7 +62,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the passes differ: logits over their spread, losses in nats a token."""
+    """Says how far passes differ: logits relative to their spread, losses in nats a token."""
 
     logits: float
     loss: float
@@ -71,14 +71,16 @@ class Difference:
 def prove_isolation(
     rows: list[dict[str, torch.Tensor]], forward: Forward, collate: Collate, dtype: torch.dtype
 ) -> str:
-    """Compare documents with themselves while the documents around them are others.
+    """Compare each document with itself while the documents around it change.
+
+    Restores the random number generators at the end.
 
     Args:
         rows: one micro-batch of the training data.
         forward: the model as training calls it; it may draw random numbers.
-        dtype: the precision it computes in.
+        dtype: the precision that the model computes in.
 
-    Returns: a sentence for the log. The random number generators are then as they were.
+    Returns: a sentence for the log.
     Raises: Refusal with the measured difference when a document sees another.
     """
     documents = _documents(rows)
@@ -106,15 +108,18 @@ def prove_isolation(
 
 
 def _judge(worst: Difference, least: Difference, allowed: float) -> None:
-    """Raises: Refusal when a document moved with others, or did not move with itself."""
+    """Judge the differences.
+
+    Raises: Refusal when a document moves with others, or does not move with its own tokens.
+    """
     if worst.logits > allowed or worst.loss > allowed:
         reason = (
-            "The labels ask one document for a token of another, or for padding"
+            "The labels make one document predict a token of another, or padding"
             if worst.logits <= allowed
             else "Either the attention kernel ignores position_ids (give another "
             "--attn_implementation; sdpa isolates), or the model mixes the tokens of a row without "
-            "attention, as recurrent layers and experts of limited capacity do; then it cannot be "
-            "trained on packed rows"
+            "attention, as recurrent layers and experts of limited capacity do; such a model "
+            "cannot be trained on packed rows"
         )
         raise Refusal(
             f"packed documents leak into each other: the logits of a document change by "
@@ -133,12 +138,12 @@ def _judge(worst: Difference, least: Difference, allowed: float) -> None:
 def _run(rows: list[dict[str, torch.Tensor]], forward: Forward, collate: Collate) -> torch.Tensor:
     batch = collate(rows)
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "kinds")}
-    # with gradients on, as in training: a compiled model would be compiled again without
-    return forward(inputs).detach().clone()  # a compiled graph may write its next output there
+    # gradients are on, as in training: without them a compiled model would be compiled again
+    return forward(inputs).detach().clone()  # a compiled graph may reuse its output's memory
 
 
 def _documents(rows: list[dict[str, torch.Tensor]]) -> list[Document]:
-    """All of the micro-batch, in order: next to one that is changed stands one that is not."""
+    """List all documents in order; of two neighbours in a row, only one is changed at a time."""
     documents = []
     for index, row in enumerate(rows):
         starts = torch.nonzero(row["position_ids"] == 0).flatten().tolist()
@@ -151,9 +156,9 @@ def _documents(rows: list[dict[str, torch.Tensor]]) -> list[Document]:
 def _with_others(
     rows: list[dict[str, torch.Tensor]], changed: list[Document]
 ) -> list[dict[str, torch.Tensor]]:
-    """The rows with each token of some documents replaced by another that occurs in the rows.
+    """Replace each token of some documents by another token that occurs in the rows.
 
-    One is kept in each, so that what its logits show has come through the attention.
+    One token of each document stays, so that a change of its logits comes through the attention.
     """
     known = torch.stack([row["input_ids"] for row in rows]).unique()
     result = [row | {"input_ids": row["input_ids"].clone()} for row in rows]
@@ -174,11 +179,11 @@ def _compare(
     documents: list[Document],
     changed: set[Document],
 ) -> tuple[list[Difference], list[Difference]]:
-    """What moved in the documents that were changed (at the kept token), and in all others."""
+    """Measure the changed documents (at the kept token) and all other documents."""
     spread = original.std().item()
     if not math.isfinite(spread + other.std().item()):
         raise Refusal(
-            "the model's logits are no finite numbers before the first step; give other weights."
+            "the model's logits are not finite numbers before the first step; give other weights."
         )
     reacting, watched = [], []
     for index, row in enumerate(rows):
@@ -188,7 +193,7 @@ def _compare(
         loss_of_other = token_losses(other[index][None], targets)[0]
         for document in (document for document in documents if document.row == index):
             own = slice(document.start, document.stop)
-            # predicted one before: a first label that is not masked counts with its document
+            # logits predict the next token; so a first label that is not masked counts too
             predicted = slice(max(document.start - 1, 0), document.stop - 1)
             change = (loss[predicted].sum() - loss_of_other[predicted].sum()).abs().item()
             change /= document.length

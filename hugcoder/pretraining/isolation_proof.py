@@ -1,6 +1,6 @@
-"""Runs the isolation self-test when the model is on its device and wrapped, before the first step.
+"""Runs the isolation self-test before the first step, when the model is on its device and wrapped.
 
-What it proves, and how, is `hugcoder.pretraining.isolation`.
+`hugcoder.pretraining.isolation` holds the test itself.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class IsolationProof(TrainerCallback):
-    """Takes one micro-batch of the run's most crowded rows through the model as it is trained."""
+    """Tests the model as it is trained, on one micro-batch of the rows with the most documents."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -39,6 +39,6 @@ class IsolationProof(TrainerCallback):
             sentence = prove_isolation(rows, forward, trainer.data_collator, dtype)
         for module in model.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # no backward came; the first step would find the noise
+                module.reshard()  # there is no backward pass; the first step would see the noise
         kernel = trainer.model.config._attn_implementation
         logger.info("%s, %s on %s", sentence, kernel, args.device)

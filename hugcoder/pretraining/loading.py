@@ -1,4 +1,4 @@
-"""From arguments to what is trained on and what is trained: tokenizer, rows, model."""
+"""Loads tokenizer, rows and model as the arguments say."""
 
 import dataclasses
 from pathlib import Path
@@ -23,9 +23,9 @@ EPOCHS = "epochs.json"  # in the run folder, see Epochs.remember
 
 
 def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
-    """The tokenizer the token store was made with.
+    """Load the tokenizer of the token store.
 
-    Raises: Refusal when another tokenizer is asked for, by --tokenizer or by the model to continue.
+    Raises: Refusal when --tokenizer, or the model to continue, has another tokenizer.
     """
     store = Path(data.token_store)
     expected = token_store.manifest_of(store)["tokenizer_sha256"]
@@ -47,7 +47,7 @@ def row_settings(data: DataArguments, training: PretrainArguments) -> RowSetting
 
 
 def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) -> PackedRows:
-    """The rows of one epoch; `fix_length` makes them those of the run."""
+    """Load the rows of one epoch; `fix_length` extends them to the whole run."""
     store = TokenStore(data.token_store, corpus.TRAIN)
     settings = row_settings(data, training)
     mixture = clear_mixture(store, settings.mixture)
@@ -55,8 +55,9 @@ def load_rows(data: DataArguments, training: PretrainArguments, codec: Codec) ->
 
 
 def fix_length(rows: PackedRows, training: PretrainArguments) -> None:
-    """Fix how long the run is, with its schedule, and make the rows as many; keeps the epochs'
-    lengths in the run folder.
+    """Set the run's length and schedule, and the number of rows to match.
+
+    Writes the lengths of the epochs into the run folder.
     """
     training.fix_length(rows.epochs.rows_in(0))
     rows.epochs.remember(Path(training.output_dir) / EPOCHS, may_write=training.should_save)
@@ -66,8 +67,9 @@ def fix_length(rows: PackedRows, training: PretrainArguments) -> None:
 def load_held_out(
     data: DataArguments, training: PretrainArguments, codec: Codec
 ) -> dict[str, PackedRows]:
-    """Held-out rows: all left-to-right and, drawn apart, all fill-in-the-middle; none where nothing
-    is to be scored.
+    """Load held-out rows twice: all left-to-right, and all fill-in-the-middle.
+
+    Returns none when nothing is to be scored.
     """
     if not data.held_out_rows or training.eval_strategy == "no":
         return {}
@@ -83,7 +85,7 @@ def load_held_out(
 
 
 def check_model(model: ModelArguments) -> None:
-    """Raises: Refusal when no model can be made of what is given; before any data are read."""
+    """Check the model before any data are read. Raises: Refusal when none can be made."""
     if model.config_file:
         check_config(model.config_file)
     else:
@@ -93,7 +95,7 @@ def check_model(model: ModelArguments) -> None:
 def build_model(
     model: ModelArguments, codec: Codec, max_seq_length: int, training: PretrainArguments
 ) -> PreTrainedModel:
-    """The model to train: `new_model` or `continued_model`, which say what is refused."""
+    """Build the model to train. Raises: Refusal, see `new_model` and `continued_model`."""
     kernel = model.attn_implementation
     if model.model_name_or_path:
         return continued_model(model.model_name_or_path, codec, max_seq_length, kernel)

@@ -1,4 +1,4 @@
-"""The loss of packed rows, whole and apart for left-to-right tokens, FIM context and FIM middles.
+"""Computes the loss of packed rows: left-to-right tokens, FIM context and FIM middles apart.
 
 One pass over the logits gives all of them, on the device, without a host synchronisation.
 """
@@ -12,10 +12,10 @@ from hugcoder.data.rows import IGNORED, NUM_LOSS_KINDS
 def loss_by_kind(
     logits_BTV: torch.Tensor, labels_BT: torch.Tensor, kinds_BT: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed negative log-likelihood and number of predicted tokens for each kind of token.
+    """Sum the negative log-likelihood and count the predicted tokens of each kind.
 
     Args:
-        labels_BT: not shifted; the token at t is predicted by the logits at t - 1.
+        labels_BT: not shifted; the logits at t - 1 predict the token at t.
         kinds_BT: LEFT_TO_RIGHT, FIM_CONTEXT, FIM_MIDDLE or PADDING of the token at t.
 
     Returns: two [NUM_LOSS_KINDS] float32 tensors, sums in nats and counts.
@@ -34,9 +34,9 @@ def loss_by_kind(
 def token_losses(
     logits_BTV: torch.Tensor, labels_BT: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood in nats of each target, and the targets, both flattened to [B x T].
+    """Return each target's negative log-likelihood in nats, and the targets, flattened to [B x T].
 
-    The last position of a row predicts nothing and has the target -100, as ignored ones have.
+    The last position of a row predicts nothing; its target is -100, like that of ignored tokens.
     """
     targets_N = F.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:].flatten()
     logits_NV = logits_BTV.flatten(0, 1).float()

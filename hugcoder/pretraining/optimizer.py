@@ -1,6 +1,6 @@
-"""Optimizers: which weights decay, and Muon for the matrices with AdamW for the rest.
+"""Makes Muon for the matrices with AdamW for the rest.
 
-AdamW itself, and every other optimizer that transformers knows by name, comes from the Trainer.
+The Trainer makes AdamW alone, and every other optimizer that transformers knows by name.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from hugcoder import hardware
 
 
 def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
-    """What Muon takes: the 2-D weights inside the layers, no embedding and no output head."""
+    """List the weights for Muon: 2-D, inside the layers, without embedding and output head."""
     outside = {
         id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
     }
@@ -26,11 +26,11 @@ def hidden_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon on the matrices inside the layers and AdamW on everything else, as one optimizer.
+    """Runs Muon on the matrices inside the layers and AdamW on the rest, as one optimizer.
 
     Muon (Jordan 2024, torch.optim.Muon) orthogonalizes the update of a matrix. The two optimizers
-    share their parameter groups with this one, so that schedules, clipping and checkpoints see a
-    single optimizer.
+    share their parameter groups with this one, so schedules, clipping and checkpoints see a single
+    optimizer.
     """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
@@ -40,7 +40,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Give the parts the group dicts and the state of this optimizer, not copies of them."""
+        """Give the parts the groups and the state of this optimizer itself, not copies."""
         num_muon_groups = len(self.parts[0].param_groups)
         self.parts[0].param_groups = self.param_groups[:num_muon_groups]
         self.parts[1].param_groups = self.param_groups[num_muon_groups:]
@@ -68,7 +68,7 @@ def make_muon(
     betas: tuple[float, float],
     epsilon: float,
 ) -> MuonWithAdamW:
-    """Split a model's parameters between Muon and AdamW; what AdamW takes here does not decay."""
+    """Split a model's parameters between Muon and AdamW; AdamW's part does not decay."""
     if not torch.accelerator.is_available() and not hardware.processor_has_bf16():
         _muon._zeropower_via_newtonschulz = orthogonalized_in_float32
     matrices = hidden_matrices(model)
@@ -84,10 +84,10 @@ def make_muon(
 def orthogonalized_in_float32(
     grad: torch.Tensor, coefficients: tuple[float, float, float], num_steps: int, epsilon: float
 ) -> torch.Tensor:
-    """Muon's quintic iteration (Jordan 2024) without bf16, which torch takes for it everywhere.
+    """Run Muon's quintic iteration (Jordan 2024) in float32; torch always takes bf16.
 
-    A processor that has to emulate bf16 needs 40 times as long for it as for float32: ten seconds
-    for a step of the quickstart.
+    A processor that emulates bf16 needs 40 times as long as in float32: ten seconds for a step of
+    the quickstart.
     """
     a, b, c = coefficients
     is_tall = grad.shape[0] > grad.shape[1]

@@ -1,16 +1,16 @@
-"""Settings of the Trainer that have one value, or fewer, where rows are made by a plan.
+"""Lists settings of the Trainer that pretraining fixes or restricts, because a plan makes the rows.
 
-Added to those of any run, `hugcoder.run.trainer_settings`.
+They are added to those of any run, `hugcoder.run.trainer_settings`.
 """
 
 from typing import Any
 
 from hugcoder.ranges import NOT_NEGATIVE, Range
 
-BY_SUMS = "held-out scores are sums over rows, nothing of them is gathered"
+BY_SUMS = "held-out scores are sums over rows, and nothing is gathered for them"
 ONE_PASS = (
-    "; the run is one pass over rows that are made for it, so that an epoch would end with the "
-    "run: give {} (below 1 = a share of the run)"
+    "; the run is one pass over rows that are made for it, so an epoch would end with the run: "
+    "give {} (below 1 = a share of the run)"
 )
 
 FIXED: dict[str, tuple[Any, str]] = {
@@ -23,7 +23,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "dataloader_in_order": (True, "the rows of a step may not depend on which worker is faster"),
     "dataloader_persistent_workers": (False, "workers live as long as the run, which is one pass"),
     "use_cache": (False, "a cache lets packed documents leak into each other"),
-    "average_tokens_across_devices": (True, "a token would count by the process it came to"),
+    "average_tokens_across_devices": (True, "a token's weight would depend on its process"),
     "label_smoothing_factor": (0.0, "losses would no longer be bits"),
     "include_num_input_tokens_seen": ("no", "train/tokens is always logged"),
     "bf16_full_eval": (False, "held-out rows are scored in the precision of the training"),

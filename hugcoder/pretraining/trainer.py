@@ -1,8 +1,8 @@
-"""The trainer of pretraining on packed FIM rows, with what no callback can do.
+"""Trains on packed FIM rows; holds what no callback can do.
 
-Adds the loss apart by kind of token, the isolation self-test before step 1, held-out scores in bits
-per byte, Muon, and models that are filled once they are sharded. That a run lasts is
-`hugcoder.run.durable_trainer`'s; everything else is the Trainer's.
+Adds the loss by kind of token, the isolation self-test before step 1, held-out scores in bits per
+byte, Muon, and models that get their weights after sharding. `hugcoder.run.durable_trainer` makes
+runs last; the Trainer does the rest.
 """
 
 import logging
@@ -35,7 +35,7 @@ LOSS_NAMES = {LEFT_TO_RIGHT: "loss_ar", FIM_MIDDLE: "loss_middle"}
 
 
 class PretrainTrainer(DurableTrainer):
-    """Trains on packed FIM rows; see the module's first lines.
+    """Trains on packed FIM rows.
 
     Args:
         held_out: rows of held-out repositories, `left_to_right` and `fim`; empty = not scored.
@@ -94,10 +94,10 @@ class PretrainTrainer(DurableTrainer):
         return LossSums(self.args.device, NUM_LOSS_KINDS, names)
 
     def count_loss(self, loss: torch.Tensor) -> None:
-        """Nothing is left to count: compute_loss has done it, by kind of token."""
+        """Do nothing: compute_loss has counted the loss already, by kind of token."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean loss over the predicted tokens of the whole step, apart by kind on the side."""
+        """Return the mean loss over the step's predicted tokens; also count it by kind."""
         kinds = inputs.pop("kinds")
         if self.args.use_liger_kernel:
             return self._fused_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -111,7 +111,7 @@ class PretrainTrainer(DurableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _fused_loss(self, model, inputs, return_outputs, num_items_in_batch):
-        """The loss of a kernel that gives only the mean; its sum counts as one kind of token."""
+        """Return the loss of a kernel that gives only the mean; count it as one kind of token."""
         counts = (inputs["labels"][..., 1:] != IGNORED).sum()
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mean, num_tokens = (result[0] if return_outputs else result).detach(), counts
@@ -135,7 +135,7 @@ class PretrainTrainer(DurableTrainer):
     # ---- held-out scores -------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Score held-out rows: bits per byte left-to-right, and of middles given both sides."""
+        """Score held-out rows in bits per byte: left-to-right, and middles given both sides."""
         self.last_evaluated_step = self.state.global_step
         self.throughput.pause()
         self.hang_watchdog.feed(self.state)
@@ -163,12 +163,12 @@ class PretrainTrainer(DurableTrainer):
         return metrics
 
     def _tell_of_missing_scores(self, names: list[str]) -> None:
-        """Say once why scores are not in the metrics: they are not zero, there are none."""
+        """Warn once of scores that are not in the metrics because they do not exist."""
         if names and not self._has_told_of_missing_scores:
             self._has_told_of_missing_scores = True
             logger.warning(
-                "%s cannot be scored: the held-out rows hold no such token (nor its bytes); raise "
-                "--held_out_rows or hold more repositories out",
+                "%s cannot be scored: the held-out rows have no such tokens, or tokens without "
+                "bytes; raise --held_out_rows, or hold out more repositories",
                 ", ".join(names),
             )
 
@@ -194,14 +194,14 @@ class PretrainTrainer(DurableTrainer):
         return optimizer
 
     def create_scheduler(self, *args, **kwargs):
-        if is_on_meta(self.model):  # sharded by now, and its checkpoint not yet loaded
+        if is_on_meta(self.model):  # now it is sharded, and its checkpoint is not yet loaded
             names, is_resuming = self._optimized_names, self._is_resuming
             fill_shards(self.accelerator, self.model, self.optimizer, names, is_resuming)
         return super().create_scheduler(*args, **kwargs)
 
 
 def keep_half_precision_logits(model: PreTrainedModel) -> None:
-    """Take off the wrapper with which accelerate turns all outputs into float32.
+    """Remove accelerate's wrapper that turns all outputs into float32.
 
     The loss casts the logits itself. A float32 copy of them costs B x T x V x 4 bytes (3.2 GB for
     16k tokens and 49,152 ids) and, measured on two cores with 4,096 ids, a sixth of the step.

@@ -1,9 +1,8 @@
-"""Every setting that the transformers Trainer has, sorted: it has its effect here, or one value.
+"""Settings of the transformers Trainer that have one value only in any run, and why.
 
-FIXED says which have one value only in any run, and why; `hugcoder.pretraining.row_settings` adds
-those of pretraining, and WORKS names the rest. A test holds them together against the release of
-transformers, so that a new setting is sorted before it can be given. What values the rest may have
-is `hugcoder.run.setting_checks`.
+`hugcoder.pretraining.row_settings` adds those of pretraining. tests/test_trainer_settings.py lists
+the rest, which have their effect: a setting that a new release of transformers adds must be sorted
+into one or the other. Which values the rest may have is in `hugcoder.run.setting_checks`.
 """
 
 from typing import Any
@@ -47,80 +46,3 @@ FIXED: dict[str, tuple[Any, str]] = {
     "hub_always_push": (False, UPLOAD),
     "hub_revision": (None, UPLOAD),
 }
-
-WORKS = frozenset(
-    {
-        # the run, its length and its batches
-        "output_dir",
-        "max_steps",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "seed",
-        "full_determinism",
-        "resume_from_checkpoint",
-        # the optimizer and its schedule
-        "learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "optim",
-        "optim_args",
-        "weight_decay",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "max_grad_norm",
-        # the model in training
-        "bf16",
-        "fp16",
-        "tf32",
-        "activation_checkpointing",
-        "activation_checkpointing_kwargs",
-        "gradient_checkpointing",  # transformers' older names of the two above
-        "gradient_checkpointing_kwargs",
-        "torch_compile",
-        "torch_compile_backend",
-        "torch_compile_mode",
-        "use_liger_kernel",
-        "neftune_noise_alpha",
-        "torch_empty_cache_steps",
-        # logging
-        "logging_strategy",
-        "logging_steps",
-        "logging_first_step",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_space_id",
-        "trackio_bucket_id",
-        "trackio_static_space_id",
-        "hub_private_repo",  # of trackio's space
-        # scoring and saving
-        "eval_strategy",
-        "eval_steps",
-        "eval_delay",
-        "eval_on_start",
-        "per_device_eval_batch_size",
-        "save_strategy",
-        "save_steps",
-        "save_total_limit",
-        # processes and devices
-        "use_cpu",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "dataloader_prefetch_factor",
-        "dataloader_multiprocessing_context",
-        "ddp_find_unused_parameters",
-        "ddp_bucket_cap_mb",
-        "ddp_broadcast_buffers",
-        "ddp_backend",
-        "ddp_timeout",
-        "fsdp",
-        "fsdp_config",
-        "local_rank",  # what an old launcher adds, compared with what it says in LOCAL_RANK
-    }
-)

@@ -58,13 +58,13 @@ class RowReader:
         return "" if value is None else _as_text(value)
 
     def _language(self, row: dict[str, Any]) -> str:
-        """A language that the table of languages has, else nothing, and the path has to tell."""
+        """The row's language where it is one of ours; else "", and the path tells it."""
         name = self._text(row, "language").strip().lower()
         return name if name in EXTENSIONS else ""
 
 
 def _as_text(value: Any) -> str:
-    if isinstance(value, bytes):  # what is no UTF-8 is found later, as of a file's name
+    if isinstance(value, bytes):  # bytes that are no UTF-8 are found later, as in a file's name
         return value.decode("utf-8", "surrogateescape")
     return str(value)
 
@@ -82,7 +82,7 @@ def row_reader(available: Iterable[str], options: dict[str, Any], place: str) ->
     """Find the columns of a table.
 
     Args: available: the table's columns; place: what the table is called in a refusal.
-    Raises: Refusal when there is no content, nothing tells the repository, or nothing the language.
+    Raises: Refusal when nothing holds the content, or nothing tells the repository or language.
     """
     available = list(available)
     given = options.get("columns", {})

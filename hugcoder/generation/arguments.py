@@ -1,0 +1,22 @@
+"""Which model a program loads, where to and in what precision; its own settings stand behind."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hugcoder.refusal import Refusal
+from hugcoder.setting import with_help
+
+
+@dataclass
+class LoadedModelArguments:
+    model: str = with_help(
+        "", "Run folder, its model/ folder, or the name of a model on the hub; the first word."
+    )
+    device: str | None = with_help(None, "torch device; unset takes the accelerator if any.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = with_help(
+        None, "Precision; unset: float32 on the CPU, else bfloat16."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise Refusal("no model is given; the first word must be a model or run folder.")
