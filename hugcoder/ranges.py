@@ -6,6 +6,7 @@ A plain comparison may let NaN through, so groups use these ranges and do not co
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from hugcoder.refusal import Refusal
@@ -64,3 +65,16 @@ def check_steps_or_share(settings: Any, *names: str) -> None:
                 f"{name} {value} is out of range; give a whole number of steps, 1 or more, or a "
                 "share of the run above 0 and below 1."
             )
+
+
+def plain_value(value: Any) -> Any:
+    """A value as the user wrote it."""
+    if isinstance(value, list):
+        return " ".join(str(plain_value(item)) for item in value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def check_choice(arguments: Any, name: str, allowed: tuple[str, ...], more: str = "") -> None:
+    value = plain_value(getattr(arguments, name))
+    if value not in (None, *allowed):
+        raise Refusal(f"{name} {value} is not possible here, only {', '.join(allowed)}{more}.")

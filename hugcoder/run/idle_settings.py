@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from hugcoder.engines.launched import launched_processes
+from hugcoder.ranges import plain_value
 from hugcoder.run.optimizer_checks import MOMENTS, OPTIMIZERS
-from hugcoder.run.setting_values import plain_value
 from hugcoder.run.tracker_checks import trackers_of
 
 if TYPE_CHECKING:

@@ -6,14 +6,6 @@ from pathlib import Path
 from typing import Any
 
 
-def _nothing_more(step: int) -> dict[str, Any]:
-    return {}
-
-
-def _not_known(start: int, stop: int) -> list[dict[str, str]]:
-    return []
-
-
 @dataclass(frozen=True)
 class Material:
     """Args:
@@ -26,5 +18,5 @@ class Material:
 
     identity: dict[str, Any]
     tokenizer: Path
-    facts_at: Callable[[int], dict[str, Any]] = _nothing_more
-    documents_in: Callable[[int, int], list[dict[str, str]]] = _not_known
+    facts_at: Callable[[int], dict[str, Any]] = lambda step: {}
+    documents_in: Callable[[int, int], list[dict[str, str]]] = lambda start, stop: []

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hugcoder.ranges import NOT_NEGATIVE
+from hugcoder.ranges import NOT_NEGATIVE, plain_value
 from hugcoder.refusal import Refusal
-from hugcoder.run.setting_values import plain_value
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

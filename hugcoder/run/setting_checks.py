@@ -16,14 +16,15 @@ from hugcoder.ranges import (
     POSITIVE,
     SEED,
     Range,
+    check_choice,
     check_ranges,
     check_steps_or_share,
+    plain_value,
 )
 from hugcoder.refusal import Refusal
 from hugcoder.run.mapping_settings import KEYS, check_mapping
 from hugcoder.run.optimizer_checks import OPTIMIZERS, check_optimizer
 from hugcoder.run.schedule import check_schedule
-from hugcoder.run.setting_values import check_choice, plain_value
 from hugcoder.run.tracker_checks import check_trackers
 
 if TYPE_CHECKING:
