@@ -1,4 +1,4 @@
-"""One setting's value: as the user wrote it, and one of a choice."""
+"""Shows a setting's value as the user wrote it, and checks it against a choice."""
 
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def plain_value(value: Any) -> Any:
-    """A value as the user wrote it."""
+    """Return a value as the user wrote it."""
     if isinstance(value, list):
         return " ".join(str(plain_value(item)) for item in value)
     return value.value if isinstance(value, Enum) else value
@@ -21,4 +21,6 @@ def check_choice(
 ) -> None:
     value = plain_value(getattr(arguments, name))
     if value not in (None, *allowed):
-        raise Refusal(f"{name} {value} is not possible here, only {', '.join(allowed)}{more}.")
+        raise Refusal(
+            f"{name} {value} is not possible here; give one of {', '.join(allowed)}{more}."
+        )
