@@ -121,5 +121,5 @@ def test_a_step_with_a_bad_gradient_is_skipped_and_a_signal_ends_the_run(ranks, 
     assert all(loss == pytest.approx(loss) for _, loss in losses(run))  # no NaN
     again = ranks.run(words(base, tmp_path / "stopped", stop_at=2), main=PROGRAM, world=1)
     assert again.codes == [75], again.output
-    assert "SIGTERM: a checkpoint after this step, then the end" in again.output
+    assert "SIGTERM: saving a checkpoint after this step, then ending" in again.output
     assert manifest.is_complete(tmp_path / "stopped" / "checkpoint-2")

@@ -22,7 +22,7 @@ def test_a_rank_asleep_in_its_data_ends_the_run_with_the_stacks_of_all(tiny):
     )
     run = tiny.folder / "run"
     stacks = [(run / "stacks" / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
-    sentences = ("nothing has moved for 0.1 minutes after step 1", "another rank hangs, and")
+    sentences = ("no progress for 0.1 minutes after step 1", "another rank hangs, and")
     assert all(any(sentence in text for sentence in sentences) for text in stacks)
     assert "in slow_item" in stacks[1]
     assert "in slow_item" not in stacks[0]
@@ -55,7 +55,7 @@ def test_a_rank_that_never_arrives_ends_the_run_with_the_stacks_of_who_waits(
     run = tiny.folder / "run"
     assert world.codes[0] == 76, world.output
     stacks = (run / "stacks" / "rank-0.txt").read_text()
-    assert f"nothing has moved for 0.1 minutes {words}" in stacks
+    assert f"no progress for 0.1 minutes {words}" in stacks
     assert frame in stacks
     assert status_of(run)["status"] == "hung"
 

@@ -103,7 +103,7 @@ def test_a_weight_of_one_in_a_mixture_is_none():
 @pytest.mark.parametrize(
     ("processes", "way"),
     [
-        ("1", "Keep the run as it is by --global_batch_size 16, give another --output_dir, or"),
+        ("1", "Keep the run as it is with --global_batch_size 16, give another --output_dir, or"),
         ("3", "3 processes cannot share 16 rows; start a number that can"),
     ],
 )

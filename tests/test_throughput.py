@@ -52,7 +52,7 @@ def test_a_run_is_told_once_of_programs_that_take_its_cores(passed, caplog, own,
             clock.read(step)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == is_told
-    assert all("2 thread(s) of this process had 30 %" in sentence for sentence in said)
+    assert all("2 thread(s) of this process got 30 %" in sentence for sentence in said)
 
 
 def test_the_machine_is_never_busier_than_its_cores():

@@ -254,31 +254,34 @@ def test_a_range_holds_the_default(name):
         ("--warmup_steps 2.5", "warmup_steps 2.5 is neither a share nor a number of steps"),
         ("--decay_ratio 0.9 --warmup_steps 0.2", "are more than the whole run"),
         ("--max_steps 5 --num_train_epochs 3", "both say how long the run is"),
-        ("--save_strategy best", "save_strategy best is not possible here, only steps, no"),
-        ("--save_strategy epoch", "give save_steps (below 1 = a share of the run)"),
-        ("--eval_strategy epoch", "give eval_steps (below 1 = a share of the run)"),
+        ("--save_strategy best", "save_strategy best is not possible here; give one of steps, no"),
+        ("--save_strategy epoch", "set save_steps instead (below 1 = a share of the run)"),
+        ("--eval_strategy epoch", "set eval_steps instead (below 1 = a share of the run)"),
         ("--lr_scheduler_type cosin", "invalid choice: 'cosin' (choose from 'linear'"),
-        ("--optim lomo", "optim lomo is not possible here, only adamw_torch_fused"),
+        ("--optim lomo", "optim lomo is not possible here; give one of adamw_torch_fused"),
         ("--optim adamw_8bit", "optim adamw_8bit needs bitsandbytes, which is not installed"),
         ("--optim sgd --optim_args speed=9", "which takes momentum, dampening, nesterov"),
         ("--optim sgd --optim_args nesterov=true", "Nesterov momentum requires a momentum"),
         ("--optim_args momentum=0.9", "does not fit optim adamw_torch_fused, which takes none"),
-        ("--report_to weather", "which is no tracker; give none, all or some of"),
-        ("--accelerator_config {}", "non_blocking would touch no more than"),
+        ("--report_to weather", "which is not a tracker; give none, all or some of"),
+        ("--accelerator_config {}", "non_blocking would only affect"),
         ("--report_to mlflow", "not installed; install it with `pip install mlflow`, or leave it"),
         ("--report_to tensorboard,comet_ml", "install it with `pip install comet-ml`"),
-        ("--report_to none tensorboard", "report_to none tensorboard: none stands alone"),
+        ("--report_to none tensorboard", "report_to none tensorboard: none cannot be combined"),
         ("--push_to_hub true --hub_model_id me/x", "upload the finished model with `hf upload`"),
         (
             "--torch_compile true --torch_compile_mode fast",
             "torch_compile_mode fast is not possibl",
         ),
-        ("--torch_compile true --torch_compile_backend gcc", "only inductor, aot_eager, eager"),
+        (
+            "--torch_compile true --torch_compile_backend gcc",
+            "give one of inductor, aot_eager, eager",
+        ),
         (
             "--dataloader_prefetch_factor 2 --dataloader_num_workers 0",
             "dataloader_num_workers is 0",
         ),
-        ("--fsdp true --fsdp_config nowhere.json", "fsdp_config nowhere.json is no mapping"),
+        ("--fsdp true --fsdp_config nowhere.json", "fsdp_config nowhere.json is not a mapping"),
         ('--fsdp true --fsdp_config {"wrap":1}', "fsdp_config names wrap; there are activation"),
         ("--debug tpu_metrics_debug", "debug tpu_metrics_debug is not possible here"),
         ('--fsdp true --fsdp_config {"auto_wrap_policy":"ALL"}', "says auto_wrap_policy ALL; give"),
@@ -360,7 +363,7 @@ def test_two_lengths_of_a_run_in_one_place_are_refused_with_where_each_stands(tm
         ('--fsdp_config {"version":2}', "fsdp is not true"),
         ("--eval_on_start true --eval_strategy no", "eval_strategy is no"),
         ("--project mine", "report_to does not name trackio"),
-        ("--ddp_backend nccl", "this is one process"),
+        ("--ddp_backend nccl", "there is only one process"),
         (
             "--decay_ratio 0.5 --lr_scheduler_type cosine",
             "leave it out, or give its default 0.2.",
@@ -416,13 +419,13 @@ def test_a_schedule_takes_its_own_words_and_the_ratios_fill_in_the_rest(kind, kw
         ("warmup_stable_decay", '{"decay":5}', "unexpected keyword argument 'decay'"),
         ("warmup_stable_decay", '{"decay_type":"steep"}', "Unknown decay type: steep"),
         ("warmup_stable_decay", '{"num_decay_steps":50}', "is longer than the run"),
-        ("warmup_stable_decay", '{"num_decay_steps":-1}', "are whole numbers, 0 or more"),
+        ("warmup_stable_decay", '{"num_decay_steps":-1}', "must be whole numbers, 0 or more"),
         ("cosine", '{"num_cycles":"many"}', "is not possible"),
-        ("cosine", '{"num_cycles":NaN}', "holds what is no number"),
-        ("cosine", "num_cycles=2", "lr_scheduler_kwargs num_cycles=2 is no mapping"),
+        ("cosine", '{"num_cycles":NaN}', "holds a number that is not finite"),
+        ("cosine", "num_cycles=2", "lr_scheduler_kwargs num_cycles=2 is not a mapping"),
         ("polynomial", '{"lr_end":1.0}', "is not possible"),
         ("cosine_with_min_lr", None, "is not possible: One of min_lr or min_lr_rate should be set"),
-        ("constant", '{"num_cycles":2}', "has no effect: it takes none"),
+        ("constant", '{"num_cycles":2}', "has no effect: it takes no arguments"),
     ],
 )
 def test_words_that_a_schedule_does_not_take_are_refused(kind, kwargs, sentence):
@@ -434,7 +437,7 @@ def test_words_that_a_schedule_does_not_take_are_refused(kind, kwargs, sentence)
 def test_a_decay_is_not_held_against_a_length_that_is_not_yet_known():
     words = ["--lr_scheduler_kwargs", '{"num_decay_steps":50000}']
     training = parsed(*words)
-    with pytest.raises(Refusal, match="is longer than the run: 50001 of 12 steps"):
+    with pytest.raises(Refusal, match="is longer than the run: it takes 50001 steps of 12"):
         training.fix_length(100)
 
 
@@ -507,7 +510,7 @@ def test_trackers_are_taken_from_a_list_in_a_recipe(tmp_path, monkeypatch):
         ({"WANDB_API_KEY": ""}, "no key here; run `wandb login`"),
         ({"WANDB_API_KEY": "short"}, "whose settings are wrong (WANDB_API_KEY invalid"),
         ({"WANDB_MODE": "sometimes"}, "whose settings are wrong (mode: Input should be 'online'"),
-        ({"WANDB_DISABLED": "true", "WANDB_MODE": "offline"}, "WANDB_DISABLED is set, which contr"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "offline"}, "but WANDB_DISABLED is set; unset"),
     ],
 )
 def test_wandb_that_could_not_begin_is_refused(wandb_home, variables, sentence, monkeypatch):
@@ -538,7 +541,7 @@ def test_a_tracker_that_cannot_begin_ends_in_a_sentence():
 @pytest.mark.parametrize(
     ("left_over", "sentence"),
     [
-        ({"LOCAL_RANK": "0"}, "LOCAL_RANK in the environment, as a launcher sets it, but not MAST"),
+        ({"LOCAL_RANK": "0"}, "the environment has LOCAL_RANK, as a launcher sets it, but not"),
         ({"WORLD_SIZE": "2"}, "for one process `unset WORLD_SIZE`, for several start with torch"),
         ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "`unset WORLD_SIZE RANK LOCAL_RANK`"),
         ({"LOCAL_RANK": ""}, "LOCAL_RANK in the environment is '', not a number; unset it"),

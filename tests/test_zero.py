@@ -278,7 +278,7 @@ def test_a_final_model_without_weights_is_not_called_finished(zero_run, ungather
     program = "rank_programs_zero:export_without_gathering"
     ended = zero_run.run(run, ungathered, code=2, main=program, max_steps=1, eval_strategy="no")
     for rank in (0, 1):
-        assert "model is not the whole model: 24 of 24 weights are not there" in ended.of_rank(rank)
+        assert "model is not the whole model: 24 of 24 weights are missing" in ended.of_rank(rank)
     assert not (run / "model" / "manifest.json").exists()
 
 

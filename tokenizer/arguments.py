@@ -1,4 +1,4 @@
-"""The settings of `python -m tokenizer` and `python -m tokenizer measure`.
+"""Defines the settings of `python -m tokenizer` and `python -m tokenizer measure`.
 
 Holds the dataclasses that `hugcoder.recipe` parses, with their checks.
 """

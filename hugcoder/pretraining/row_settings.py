@@ -10,7 +10,7 @@ from hugcoder.ranges import NOT_NEGATIVE, Range
 BY_SUMS = "held-out scores are sums over rows, and nothing is gathered for them"
 ONE_PASS = (
     "; the run is one pass over rows that are made for it, so an epoch would end with the run: "
-    "give {} (below 1 = a share of the run)"
+    "set {} instead (below 1 = a share of the run)"
 )
 
 FIXED: dict[str, tuple[Any, str]] = {

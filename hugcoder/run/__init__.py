@@ -1,1 +1,1 @@
-"""What makes any run last: checkpoints, resuming, the guard, signals, and its records."""
+"""Makes any run last: checkpoints, resuming, the guard, signals, and its records."""

@@ -1,6 +1,6 @@
-"""LoRA and other adapters of peft: a model that has some saves these alone, beside no config.json.
+"""Saves LoRA and other adapters of peft: only the adapters, without a config.json.
 
-With a config.json in it a folder would be taken for a whole model.
+With a config.json, other programs would take the folder for a whole model.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ WEIGHTS = "adapter_model.safetensors"  # peft's name
 
 
 def are_in(model: nn.Module) -> bool:
-    """Whether a model is one of peft's, around a base that it leaves as it is."""
+    """Tell whether a model is peft's wrapper around a base model that stays unchanged."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What peft saves of a model, and what accelerate looks for in a sharded checkpoint of one."""
+    """Return what peft saves of a model; accelerate looks for it in sharded checkpoints."""
     from peft import get_peft_model_state_dict
 
     return get_peft_model_state_dict(model)
@@ -37,7 +37,7 @@ def complete(
     missing = sorted(name for name, shape in expected.items() if found.get(name) != shape)
     if missing:
         raise Refusal(
-            f"{folder / WEIGHTS} is not all adapters: {len(missing)} of {len(expected)} are not "
-            f"there or have another shape, {missing[0]} first; take those of the last checkpoint."
+            f"{folder / WEIGHTS} does not hold all adapters: {len(missing)} of {len(expected)} are "
+            f"missing or have another shape, {missing[0]} first; take those of the last checkpoint."
         )
     manifest.complete(folder, facts | {"kind": manifest.MODEL}, files)

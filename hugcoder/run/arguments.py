@@ -1,8 +1,8 @@
-"""What any run can be told: its length, its batches, its guards and its checkpoints.
+"""Defines the settings of any run: its length, its batches, its guards and its checkpoints.
 
-RunArguments stands before the arguments of a Trainer, as in `class PretrainArguments(RunArguments,
-TrainingArguments)`, and gives them its defaults and refusals. Making them looks at values and
-touches nothing; `join` makes the process group and opens the device.
+RunArguments comes before a Trainer's own arguments, as in `class PretrainArguments(RunArguments,
+TrainingArguments)`, and adds its defaults and refusals. Creating them only checks values; `join`
+makes the process group and opens the device.
 """
 
 import logging
@@ -32,7 +32,7 @@ MOST_STEPS = 10**9
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Hold back what transformers says of FSDP1, which alone gathers a recomputed layer twice."""
+    """Silence transformers' warning about FSDP1: only FSDP1 gathers a recomputed layer twice."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return "redundant AllGather" not in record.getMessage()
@@ -47,9 +47,9 @@ def _without_advice() -> Iterator[None]:
 
 @dataclass
 class RunArguments:
-    """Before a `transformers.TrainingArguments`, whose fields and methods it builds on.
+    """Adds settings of any run to a `transformers.TrainingArguments`, before which it must come.
 
-    FIXED: settings with one value only, and why. RANGES, CHOICES: what values others may have. A
+    FIXED: settings that have only one value, and why. RANGES, CHOICES: the values of others. Each
     kind of run adds its own to them.
     """
 
@@ -57,24 +57,24 @@ class RunArguments:
     RANGES: ClassVar[dict[str, Range]] = RANGES
     CHOICES: ClassVar[dict[str, tuple[tuple[str, ...], str]]] = CHOICES
 
-    output_dir: str = with_help("", "Folder of the run. A run that was interrupted in it goes on.")
+    output_dir: str = with_help("", "Folder of the run; an interrupted run in it is resumed.")
     max_steps: int = with_help(
         -1, "Optimizer steps of the run; -1 = num_train_epochs over the corpus."
     )
     num_train_epochs: float | None = with_help(
-        None, "Passes over the corpus, in place of max_steps (the later counts); not given = 1."
+        None, "Passes over the corpus, instead of max_steps (the later counts); not given = 1."
     )
     per_device_train_batch_size: int = with_help(
-        8, "Rows a device takes at a time, at most; less where its share of a step is less."
+        8, "Most rows that a device takes at a time; fewer if its share of a step is smaller."
     )
     gradient_accumulation_steps: int = with_help(
         1,
-        "Batches a device adds up for a step: devices x rows x this x max_seq_length = tokens.",
+        "Batches that a device adds up in a step: devices x rows x this x max_seq_length = tokens.",
     )
     global_batch_size: int = with_help(
         0,
-        "Rows of one step over all devices; sets gradient_accumulation_steps, so that the run is "
-        "the same on any number of devices. 0 = devices x rows x accumulation.",
+        "Rows of one step over all devices; sets gradient_accumulation_steps, so the run is the "
+        "same on any number of devices. 0 = devices x rows x accumulation.",
     )
     lr_scheduler_type: SchedulerType | str = with_help(
         "warmup_stable_decay",
@@ -88,9 +88,9 @@ class RunArguments:
     min_lr_ratio: float = with_help(0.0, "Final learning rate as a share of the peak.")
     activation_checkpointing: bool | None = with_help(
         None,
-        "Keep only what goes into each layer and compute the rest again in the backward pass, the "
-        "same under every engine: 2 bytes x hidden_size are left of a token and layer in bf16, and "
-        "a step computes a third more.",
+        "Keep only the input of each layer and compute the rest again in the backward pass, under "
+        "every engine: a token then needs 2 bytes x hidden_size for each layer in bf16, and a step "
+        "computes a third more.",
     )
     max_grad_norm: float = with_help(
         1.0, "Gradients with a larger norm are scaled down to it; 0 = never."
@@ -100,8 +100,8 @@ class RunArguments:
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
         metadata={
-            "help": "Trackers that get every log event beside metrics.jsonl, as in `wandb "
-            "tensorboard`; all = those that are installed, none."
+            "help": "Trackers that get every log event besides metrics.jsonl, as in `wandb "
+            "tensorboard`; all = those that are installed; none = no tracker."
         },
     )
     eval_steps: float | None = with_help(
@@ -112,38 +112,38 @@ class RunArguments:
     skip_spike_sigmas: float = with_help(
         6.0,
         "Skip an update whose gradient norm lies this many standard deviations above the mean of "
-        "the last 128; 0 = only one that is no finite number.",
+        "the last 128; 0 = skip only a norm that is not finite.",
     )
     max_skipped_steps: int = with_help(
         10, "Updates of the last 128 that may be skipped; one more ends the run."
     )
     hang_timeout_minutes: float = with_help(
         20.0,
-        "Without a sign of life for so long, every process writes where its threads stand and the "
-        "run ends with exit code 76; 0 = never. Until the first step has ended, 20 at least; 12 "
-        "hours while data, weights or a checkpoint are read and the model is written.",
+        "After so long without progress, every process writes where its threads stand and the run "
+        "ends with exit code 76; 0 = never. At least 20 until the first step has ended; 12 hours "
+        "while data, weights or a checkpoint are read and while the model is written.",
     )
     resume_from_checkpoint: str | None = with_help(
         None,
-        "Go on from this checkpoint. Empty = from the last complete one in output_dir, if any.",
+        "Resume from this checkpoint. Empty = from the last complete one in output_dir, if any.",
     )
     async_save: bool = with_help(
         True,
-        "Write FSDP checkpoints while training goes on, from a copy that each process keeps in "
+        "Write FSDP checkpoints while training continues, from a copy that each process keeps in "
         "host memory: 12 bytes a parameter, divided by the processes. false = training waits.",
     )
     allow_changes: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Go on although these facts differ from the checkpoint's, as in "
-            "`fim_rate corpus`; without, the run is refused with both values."
+            "help": "Resume although these facts differ from the checkpoint's, as in "
+            "`fim_rate corpus`; otherwise the run is refused with both values."
         },
     )
     dataloader_num_workers: int = with_help(
         2, "Processes that make rows; 0 = the training process."
     )
     ddp_find_unused_parameters: bool | None = with_help(
-        False, "Search the graph for parameters without a gradient each step; there are none."
+        False, "Search the graph in each step for parameters without a gradient; there are none."
     )
     logging_nan_inf_filter: bool = with_help(False, "Fixed: a NaN must be seen.")
 
@@ -165,7 +165,7 @@ class RunArguments:
         self.has_joined = False
 
     def idle_settings(self) -> list[tuple[str, str]]:
-        """Settings that others leave without effect, each with the reason."""
+        """List settings that others leave without effect, each with the reason."""
         return idle_settings(self)
 
     @property
@@ -175,13 +175,13 @@ class RunArguments:
     def join(self) -> None:
         """Join the other processes and open the device; once, on all ranks, before a Trainer.
 
-        Leaves when all have joined: whoever is refused leaves at once, and others, still joining,
-        would end in lost connections.
-        Raises: Refusal when it is another world than was launched.
+        Returns when all have joined: a refused process leaves at once, and others that are still
+        joining would lose their connections.
+        Raises: Refusal when the processes are not those that were launched.
         """
         if self.has_joined:
             return
-        settle_copies()  # accelerate reads them, and makes the process group, in super()
+        settle_copies()  # before super(), where accelerate reads them and makes the group
         prepare_cpu_engines(fsdp=bool(self.fsdp))
         is_joined = torch.distributed.is_initialized()
         try:
@@ -219,11 +219,11 @@ class RunArguments:
             )
 
     def _settle_epochs(self) -> None:
-        """How long the run is, said in one way."""
+        """Check that one setting says how long the run is."""
         if self.max_steps != -1 and not Range(1, MOST_STEPS, is_whole=True).holds(self.max_steps):
             raise Refusal(
-                f"max_steps {self.max_steps} is no number of steps; give 1 to {MOST_STEPS:,}, or "
-                "-1 for num_train_epochs."
+                f"max_steps {self.max_steps} is not a number of steps; give 1 to {MOST_STEPS:,}, "
+                "or -1 for num_train_epochs."
             )
         if self.max_steps != -1 and self.num_train_epochs is not None:
             raise Refusal(
@@ -238,12 +238,12 @@ class RunArguments:
         if self.hang_timeout_minutes * 60 >= self.ddp_timeout:
             raise Refusal(
                 f"hang_timeout_minutes {self.hang_timeout_minutes:g} is not below ddp_timeout "
-                f"{self.ddp_timeout} s, after which a collective aborts and leaves no stacks; give "
-                "fewer minutes or a longer --ddp_timeout."
+                f"{self.ddp_timeout} s, after which a collective aborts without writing stacks; "
+                "give fewer minutes or a longer --ddp_timeout."
             )
 
     def _check_precision(self) -> None:
-        """Refuse what the device cannot compute in; knows of the device by `use_cpu`."""
+        """Refuse a precision that the device lacks; `use_cpu` says which device it is."""
         on_cpu = self.use_cpu or launched_with("CPU")
         for precision, other in (("fp16", "bf16"), ("bf16", "fp16")):
             asked = getattr(self, precision)
@@ -255,7 +255,7 @@ class RunArguments:
                 )
 
     def _settle_batch(self, num_devices: int) -> None:
-        """Derive rows at a time and accumulation from the rows of a step; DeepSpeed reads them."""
+        """Derive rows at a time and accumulation from the rows of a step; DeepSpeed reads both."""
         self.rows_allowed = self.per_device_train_batch_size
         if not self.global_batch_size:
             return
@@ -273,14 +273,14 @@ class RunArguments:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of one optimizer step over all devices that were launched."""
+        """Return the rows of one optimizer step over all launched devices."""
         return self._rows_of(launched_processes())
 
     def _rows_of(self, num_devices: int) -> int:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_devices
 
     def fix_length(self, rows_per_epoch: int) -> None:
-        """Fix max_steps, and with it the schedule, from the epochs asked for."""
+        """Set max_steps, and with it the schedule, from the epochs that were asked for."""
         if self.max_steps < 0:
             self.max_steps = max(
                 1, int(self.num_train_epochs * rows_per_epoch / self.rows_per_step)

@@ -1,9 +1,8 @@
-"""The checkpoints of a run: which one it goes on from, and which are set aside or deleted.
+"""Chooses the checkpoint that a run resumes from, and sets aside or deletes others.
 
-One that is not complete is kept aside under another name, never deleted and never used. What makes
-one complete is `hugcoder.model.manifest`'s concern; what is in the files,
-`hugcoder.run.checkpoint_saving`'s; how identities compare, `hugcoder.run.identity`'s. Loads no
-torch.
+A checkpoint that is not complete gets another name; it is never deleted and never used.
+`hugcoder.model.manifest` tells whether one is complete, `hugcoder.run.checkpoint_saving` writes
+them, and `hugcoder.run.identity` compares identities. Loads no torch.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINAL_MODEL = "model"
-OLD = "deleting-"  # first part of the name of a folder that is being deleted
+OLD = "deleting-"  # begins the name of a folder that is being deleted
 TORN, LEFT = "torn-", "left-"
-BRANCH = "resumed_from.txt"  # in the run folder: the checkpoint that a flag sent the run back to
+BRANCH = "resumed_from.txt"  # in the run folder; names the checkpoint the run was sent back to
 
 
 # ---- choosing ------------------------------------------------------------------------------------
 
 
 def is_finished(run: Path, identity: Identity, max_steps: int, given: str | None = None) -> bool:
-    """Whether the run has written its final model after `max_steps` steps or more; on all ranks.
+    """Tell on all ranks whether the run has written its final model after `max_steps` steps.
 
     Args: given: the checkpoint that a flag names; a run that is sent back to it is not finished
-    before it has gone on from there.
-    Raises: Refusal when the final model there belongs to another run.
+    before it has resumed from there.
+    Raises: Refusal when the final model belongs to another run.
     """
     model = run / FINAL_MODEL
 
@@ -56,23 +55,23 @@ def is_finished(run: Path, identity: Identity, max_steps: int, given: str | None
         is_done = manifest_of(model)["step"] >= max_steps and not damage(model)
         if is_done and is_named(given):
             again = run / BRANCH
-            logger.info("the run has gone on from %s; delete %s to go back again", given, again)
+            logger.info("the run has resumed from %s; delete %s to go back again", given, again)
         return is_done
 
     return on_rank_0(has_finished)
 
 
 def find_resumable(run: Path, given: str | None, identity: Identity) -> Path | None:
-    """The checkpoint to go on from: the given one, else the last whole one of the run, else None.
+    """Find the checkpoint to resume from: the given one, else the run's last whole one, else None.
 
-    Runs on all ranks; rank 0 reads the files, sets torn ones aside and decides for all.
-    Raises: Refusal when the given one is damaged, or the one found was made by another run.
+    Runs on all ranks; rank 0 reads the files, sets torn checkpoints aside and decides for all.
+    Raises: Refusal when the given one is damaged, or another run made the checkpoint.
     """
     return on_rank_0(lambda: _choose(run, given, identity))
 
 
 def check_length(checkpoint: Path | None, max_steps: int) -> None:
-    """Raises: Refusal when a checkpoint lies behind the end of the run, whose schedule it left."""
+    """Check that the run does not end before the checkpoint. Raises: Refusal when it does."""
     if checkpoint is not None and (step := manifest_of(checkpoint)["step"]) > max_steps:
         raise Refusal(
             f"max_steps {max_steps} lies before {checkpoint}, at step {step}; give {step} or more, "
@@ -81,7 +80,7 @@ def check_length(checkpoint: Path | None, max_steps: int) -> None:
 
 
 def is_named(given: str | None) -> bool:
-    """Whether the flag names a checkpoint, not just the last one."""
+    """Tell whether the flag names a checkpoint, and does not just ask for the last one."""
     return bool(given) and given.lower() not in ("true", "last")
 
 
@@ -99,14 +98,14 @@ def _choose(run: Path, given: str | None, identity: Identity) -> Path | None:
 
 
 def _choose_named(run: Path, given: Path, identity: Identity) -> Path:
-    """The given checkpoint, or the last one that came of it: a run is sent back only once.
+    """Return the given checkpoint, or the latest one after it: a run is sent back only once.
 
-    Otherwise every restart with the flag would begin at the given one again.
+    Otherwise every restart with the flag would begin at the given checkpoint again.
     """
     if (latest := _gone_on(run, given)) is not None:
         compare_identity(latest, identity)
         logger.warning(
-            "the run has gone on from %s before, and goes on from %s now; delete %s to go back "
+            "the run was sent back to %s before, so it now resumes from %s; delete %s to go back "
             "once more",
             given,
             latest,
@@ -116,12 +115,12 @@ def _choose_named(run: Path, given: Path, identity: Identity) -> Path:
     if reason := damage(given):
         raise Refusal(
             f"resume_from_checkpoint {given} is not a complete checkpoint ({reason}); give "
-            "another, or none to take the run's last complete one."
+            "another, or leave it out to take the run's last complete one."
         )
     if manifest_of(given).get("kind") == MODEL:
         raise Refusal(
             f"resume_from_checkpoint {given} is a model without the state of its training; "
-            f"begin anew from its weights by --model_name_or_path {given}."
+            f"begin a new run from its weights with --model_name_or_path {given}."
         )
     compare_identity(given, identity)
     if not _has_gone_back(run, given):
@@ -130,9 +129,9 @@ def _choose_named(run: Path, given: Path, identity: Identity) -> Path:
 
 
 def _gone_on(run: Path, given: Path) -> Path | None:
-    """The last whole checkpoint behind the given one, where the run was sent back to that before.
+    """Find the last whole checkpoint after the given one, if the run was sent back to it before.
 
-    The given one itself may be deleted by then, as the oldest.
+    The given checkpoint itself, as the oldest, may already be deleted.
     """
     if not _has_gone_back(run, given):
         return None
@@ -142,7 +141,7 @@ def _gone_on(run: Path, given: Path) -> Path | None:
 
 
 def _has_gone_back(run: Path, given: Path) -> bool:
-    """Whether the run was sent back to this checkpoint before, however its path was written."""
+    """Tell whether the run was sent back to this checkpoint before, however its path is written."""
     marker = run / BRANCH
     if not marker.is_file():
         return False
@@ -151,37 +150,38 @@ def _has_gone_back(run: Path, given: Path) -> bool:
 
 
 def _go_back(run: Path, given: Path) -> None:
-    """Leave what came after the given checkpoint: the later ones and the final model.
+    """Set aside what came after the given checkpoint: later checkpoints and the final model.
 
-    With them there, the next start without the flag would go on with what was left, or find the run
-    finished.
+    Otherwise the next start without the flag would resume from them, or find the run finished.
     """
     step = manifest_of(given)["step"]
     later = [folder for folder in checkpoints_in(run) if step_of(folder) > step]
     for folder in [*later, run / FINAL_MODEL]:
         if folder.is_dir():
             kept = _set_aside(folder, LEFT)
-            logger.warning("%s is left for %s; kept as %s", folder, given, kept.name)
+            logger.warning(
+                "%s is set aside to resume from %s; kept as %s", folder, given, kept.name
+            )
     run.mkdir(parents=True, exist_ok=True)
-    place, home = given.resolve(), run.resolve()  # the next start may be in another working folder
+    place, home = given.resolve(), run.resolve()  # the next start may have another working folder
     inside = place.is_relative_to(home)
     written = place.relative_to(home) if inside else place
     (run / BRANCH).write_text(str(written), encoding="utf-8")
 
 
 def _last_whole(run: Path) -> Path | None:
-    """The checkpoint with the highest step that is whole; those after it are set aside."""
+    """Find the whole checkpoint with the highest step; set aside torn ones after it."""
     for folder in reversed(checkpoints_in(run)):
         reason = damage(folder)
         if not reason:
             return folder
         kept = _set_aside(folder, TORN)
-        logger.warning("%s is torn: %s. Not used; kept as %s", folder, reason, kept.name)
+        logger.warning("%s is torn: %s. It is not used; kept as %s", folder, reason, kept.name)
     return None
 
 
 def compare_identity(folder: Path, identity: Identity) -> None:
-    """Raises: Refusal naming the first fact of a checkpoint that differs and is not allowed to."""
+    """Compare facts. Raises: Refusal naming the first fact that differs and must not."""
     identity.compare(manifest_of(folder).get("identity", {}), folder)
 
 
@@ -189,9 +189,7 @@ def compare_identity(folder: Path, identity: Identity) -> None:
 
 
 def _set_aside(folder: Path, why: str) -> Path:
-    """Rename a checkpoint to torn-checkpoint-N or left-..., a model to left-model; with a number
-    where that is taken.
-    """
+    """Rename a folder to torn-... or left-..., with a number if that name is taken."""
     target, number = folder.with_name(why + folder.name), 1
     while target.exists():
         number += 1
@@ -200,10 +198,10 @@ def _set_aside(folder: Path, why: str) -> Path:
 
 
 def make_empty_folder(folder: Path) -> None:
-    """Give a checkpoint that is to be written an empty folder; rank 0 does it for all.
+    """Make an empty folder for a new checkpoint; rank 0 does it for all.
 
-    What is there was written before the run was sent back to an earlier checkpoint. It is deleted
-    when the new one is complete.
+    An old folder there was written before the run was sent back to an earlier checkpoint. It is
+    deleted when the new one is complete.
     """
     if folder.exists():
         _take_away(folder)
@@ -211,10 +209,10 @@ def make_empty_folder(folder: Path) -> None:
 
 
 def rotate(run: Path, limit: int | None, last: Path) -> None:
-    """Delete the oldest complete checkpoints before `last` so that `limit` remain.
+    """Delete the oldest complete checkpoints up to `last` so that `limit` remain.
 
-    A folder loses its name before its files, so that a half-deleted one does not look like a
-    checkpoint. Folders without a manifest and those of later steps are left alone.
+    A folder is renamed before it is deleted, so a half-deleted one does not look like a checkpoint.
+    Folders without a manifest and those of later steps are kept.
     """
     for folder in run.glob(f"{OLD}checkpoint-*"):
         _delete(folder)
@@ -235,5 +233,5 @@ def _take_away(folder: Path) -> Path:
 def _delete(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
-    except OSError as error:  # not worth ending a training for; the next rotation tries again
+    except OSError as error:  # not worth ending the run; the next rotation tries again
         logger.warning("%s could not be deleted (%s)", folder, error)

@@ -1,10 +1,9 @@
-"""Writes a run's checkpoints, under FSDP2 behind the back of the training.
+"""Writes a run's checkpoints, under FSDP2 in the background of the training.
 
-The formats are the Trainer's, accelerate's and DeepSpeed's, so that their own loading works. Holds
-what they lack: every folder opens in other programs, a manifest completes it when all ranks have
-written, an error on one rank ends all of them alike, and sharded state is copied to host memory and
-written by a thread while the training goes on. Which checkpoints are complete, and which are
-deleted, is `hugcoder.run.checkpoint`'s concern.
+The formats are the Trainer's, accelerate's and DeepSpeed's, so their own loading works. Adds what
+they lack: every folder opens in other programs; a manifest completes it when all ranks have
+written; an error on one rank ends all ranks; a thread writes sharded state from a copy in host
+memory while the training continues. `hugcoder.run.checkpoint` chooses and deletes checkpoints.
 """
 
 import copy
@@ -41,23 +40,23 @@ from hugcoder.run.material import Material
 
 logger = logging.getLogger(__name__)
 
-FEED_SECONDS = 30.0  # a large checkpoint is no hang
-KEPT_LOG_LINES = 100  # in trainer_state.json, which grows without end otherwise; see metrics.jsonl
-UNSHARDED = {"NO", "MULTI_CPU", "MULTI_GPU"}  # engines whose checkpoints are alike
+FEED_SECONDS = 30.0  # while a large checkpoint is written, the watchdog is fed this often
+KEPT_LOG_LINES = 100  # in trainer_state.json, which would grow without end; see metrics.jsonl
+UNSHARDED = {"NO", "MULTI_CPU", "MULTI_GPU"}  # engines whose checkpoints are interchangeable
 
 
 class CheckpointSaver(TrainerCallback):
-    """Saves the checkpoints of one trainer; at most one is being written behind the training.
+    """Saves the checkpoints of one trainer, at most one at a time in the background.
 
-    A callback, so that the end of the writing is noticed at the end of a step, and the last
-    checkpoint is waited for when training ends. All ranks make one and call everything together.
+    As a callback, it notices at the end of a step that a checkpoint is written, and waits for the
+    last one when training ends. All ranks make one and call its methods together.
     """
 
     def __init__(self, trainer: Trainer, material: Material, watchdog: HangWatchdog):
         self.trainer, self.material, self.hang_watchdog = trainer, material, watchdog
         self.run = Path(trainer.args.output_dir)
         self.expect_weights_of(trainer.model)
-        # The thread and the training each have a group: collectives of one must keep their order.
+        # The thread and the training each have a group: a group's collectives must keep order.
         timeout = trainer.args.ddp_timeout
         self.group, self.thread_group = cpu_group(timeout), cpu_group(timeout)
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -66,7 +65,7 @@ class CheckpointSaver(TrainerCallback):
         self.pending: Future[None] | None = None
 
     def expect_weights_of(self, model: PreTrainedModel) -> None:
-        """Let the final model be complete when it has the weights, or the adapters, of this one."""
+        """Expect the weights, or the adapters, of this model in the final model."""
         self.has_adapters = adapters.are_in(model)
         self.weights = (
             {name: tensor.shape for name, tensor in adapters.state_of(model).items()}
@@ -75,7 +74,7 @@ class CheckpointSaver(TrainerCallback):
         )
 
     def check_resumable(self, folder: Path) -> None:
-        """Raises: Refusal when this engine, or this number of ranks, cannot go on from `folder`."""
+        """Check a checkpoint. Raises: Refusal when this engine or number of ranks cannot use it."""
         config, args = self.trainer.model.config, self.trainer.args
         engine = self.trainer.accelerator.distributed_type.value
         is_sharded = saves_shards(self.trainer)
@@ -91,7 +90,7 @@ class CheckpointSaver(TrainerCallback):
     # ---- saving ----------------------------------------------------------------------------------
 
     def save(self, write: Callable[[], None]) -> None:
-        """Save a checkpoint of the current step; `write` is the Trainer's own way of doing it."""
+        """Save a checkpoint of the current step; `write` is the Trainer's own saving."""
         trainer, start = self.trainer, time.perf_counter()
         self.finish()
         folder = self.run / f"checkpoint-{trainer.state.global_step}"
@@ -110,13 +109,13 @@ class CheckpointSaver(TrainerCallback):
             self.finish()
         elif trainer.args.should_save:
             seconds = time.perf_counter() - start
-            logger.info("%s is being written; training stood still for %.2f s", folder, seconds)
+            logger.info("%s is being written; training was paused for %.2f s", folder, seconds)
 
     def stage(self, folder: Path) -> bool:
-        """Copy sharded state to host memory, to be written later; False where none is sharded.
+        """Copy sharded state to host memory, to be written later; False if nothing is sharded.
 
-        Stands in for the Trainer's saving of the model, the optimizer and the schedule. The copies
-        are kept for the next time, pinned where there is a GPU.
+        Replaces the Trainer's saving of the model, the optimizer and the schedule. The memory is
+        kept for the next time, pinned if there is a GPU.
         """
         trainer = self.trainer
         if not saves_shards(trainer):
@@ -145,7 +144,7 @@ class CheckpointSaver(TrainerCallback):
         return self.stagers[name].stage({name: state})
 
     def _write_model_files(self, folder: Path) -> None:
-        """Add what other programs need, on rank 0: config, generation config and tokenizer."""
+        """Add what other programs need: config, generation config and tokenizer; on rank 0."""
         if self.has_adapters:
             copy_tokenizer(self.material.tokenizer, folder)
             return
@@ -159,7 +158,7 @@ class CheckpointSaver(TrainerCallback):
         finish_model_folder(folder, self.material.tokenizer)
 
     def facts(self, kind: str) -> dict[str, Any]:
-        """What the manifest says besides its files."""
+        """Collect what the manifest says besides its files."""
         trainer, step = self.trainer, self.trainer.state.global_step
         return {
             "kind": kind,
@@ -175,8 +174,8 @@ class CheckpointSaver(TrainerCallback):
     def _write_shards(self, folder: Path, staged: dict[str, Any], facts: dict[str, Any]) -> None:
         """Write staged state and complete the checkpoint; runs in the thread, on all ranks.
 
-        torch's async_save would give each of the two its own thread, whose collectives could cross
-        on one group; here one thread writes them in order, then hashes.
+        torch's async_save would write model and optimizer in two threads, whose collectives could
+        cross on one group. Here one thread writes them in order, then hashes.
         """
         start = time.perf_counter()
         with full_disk_shown(self.run):
@@ -185,12 +184,12 @@ class CheckpointSaver(TrainerCallback):
                 writer = sharded.FileSystemWriter(folder / name, per_thread_copy_ahead=0)
                 try:
                     sharded.save(state, storage_writer=writer, process_group=self.thread_group)
-                except CheckpointException as failure:  # no Exception, and the same on all ranks
+                except CheckpointException as failure:  # a BaseException, the same on all ranks
                     raise plain_error(failure) from None
         self._complete(folder, facts, self.thread_group, start)
 
     def _complete(self, folder: Path, facts: dict[str, Any], group: Any, start: float) -> None:
-        """Write the manifest when all ranks have written, then delete what is too old."""
+        """Write the manifest when all ranks have written, then delete old checkpoints."""
         files = self._hash(folder, group)
 
         def write_manifest() -> None:
@@ -203,12 +202,12 @@ class CheckpointSaver(TrainerCallback):
         on_rank_0(write_manifest, group)
 
     def open_model(self, folder: Path) -> None:
-        """Take the manifest away from a final model that is about to be written again."""
+        """Remove the manifest of a final model that will be written again."""
         self.finish()
         on_rank_0(lambda: (folder / MANIFEST).unlink(missing_ok=True), self.group)
 
     def complete_model(self, folder: Path) -> None:
-        """Add what other programs need, and the manifest.
+        """Complete a final model: add what other programs need, and the manifest.
 
         Raises: Refusal, on all ranks, when the folder does not hold all weights.
         """
@@ -219,7 +218,7 @@ class CheckpointSaver(TrainerCallback):
 
     def _hash(self, folder: Path, group: Any) -> dict[str, Any]:
         """Hash all files, each on the rank that wrote it (or rank 0)."""
-        gather(None, None, group)  # from here on all have written
+        gather(None, None, group)  # waits until all ranks have written
         ranks, rank = num_ranks(group), self.trainer.args.process_index
         hashed, error = {}, None
         try:
@@ -233,17 +232,17 @@ class CheckpointSaver(TrainerCallback):
     def finish(self) -> None:
         """Wait for the checkpoint that is being written.
 
-        Raises: OSError or RuntimeError, on all ranks, when it could not be.
+        Raises: OSError or RuntimeError, on all ranks, when the writing failed.
         """
         pending, self.pending = self.pending, None
         if pending is None:
             return
-        while wait([pending], timeout=FEED_SECONDS).not_done:  # gloo's timeout ends a hang in it
+        while wait([pending], timeout=FEED_SECONDS).not_done:  # gloo's timeout ends a hang
             self.hang_watchdog.feed(self.trainer.state)
         pending.result()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """See whether all ranks have written; one number between hosts, and no device waits."""
+        """Ask whether all ranks have written; sends one number, and no device waits."""
         if self.pending is None:
             return
         is_done = torch.tensor(int(self.pending.done()))
@@ -257,7 +256,7 @@ class CheckpointSaver(TrainerCallback):
 
     @contextmanager
     def _failing_together(self) -> Iterator[None]:
-        """Raise an OSError of one rank on all; left alone where writing has collectives itself."""
+        """Raise an OSError of one rank on all ranks, unless the writing has collectives itself."""
         error = None
         try:
             yield
@@ -270,36 +269,36 @@ class CheckpointSaver(TrainerCallback):
 
 
 def check_engine(folder: Path, now: str, is_sharded: bool) -> None:
-    """Raises: Refusal when a checkpoint's state is in a form that this engine cannot read."""
+    """Check a checkpoint's engine. Raises: Refusal when this engine cannot read its state."""
     then = manifest.manifest_of(folder)["engine"]
     if then != now and not {then, now} <= UNSHARDED:
         raise Refusal(
             f"{folder} was written by the engine {then} and this is {now}, which cannot read its "
-            f"state; start it with the same engine{_how_to_start(then)}, or begin anew from its "
-            f"weights: python export.py {folder} --output_dir FOLDER, then --model_name_or_path "
-            "FOLDER."
+            f"state; start it with the same engine{_how_to_start(then)}, or begin a new run from "
+            f"its weights: python export.py {folder} --output_dir FOLDER, then "
+            "--model_name_or_path FOLDER."
         )
     if now == "FSDP" and is_sharded != (folder / MODEL_SHARDS).is_dir():
         this, that = ("SHARDED", "FULL") if is_sharded else ("FULL", "SHARDED")
         raise Refusal(
             f"{folder} was written with fsdp_state_dict_type {that}_STATE_DICT and this is "
-            f"{this}_STATE_DICT, which reads other files; set it as it was."
+            f"{this}_STATE_DICT, which reads other files; set it to {that}_STATE_DICT again."
         )
 
 
 def _how_to_start(engine: str) -> str:
-    """How a sharding engine is started, on one process too."""
+    """Say how a sharding engine is started, also in one process."""
     if engine == "FSDP":
         how = "torchrun --nproc_per_node 1 train.py RECIPE.yaml configs/recipes/fsdp.yaml"
     elif engine == "DEEPSPEED":
         how = "accelerate launch --config_file configs/deepspeed.yaml --num_processes 1 train.py"
     else:
         return ""
-    return f" ({how} ..., on one process as on many)"
+    return f" ({how} ..., also in one process)"
 
 
 def saves_shards(trainer: Trainer) -> bool:
-    """Whether the engine is FSDP with a checkpoint file for each rank."""
+    """Tell whether the engine is FSDP with a checkpoint file for each rank."""
     if not trainer.is_fsdp_enabled:
         return False
     kind = trainer.accelerator.state.fsdp_plugin.state_dict_type
@@ -307,13 +306,13 @@ def saves_shards(trainer: Trainer) -> bool:
 
 
 def writes_alone(trainer: Trainer) -> bool:
-    """Whether no rank waits for another while the Trainer writes a checkpoint."""
+    """Tell whether no rank waits for another while the Trainer writes a checkpoint."""
     return saves_shards(trainer) or not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 @contextmanager
 def rotation_held_off(arguments) -> Iterator[None]:
-    """Keep the Trainer from deleting: it counts torn checkpoints, and before ours is complete."""
+    """Keep the Trainer from deleting: it counts torn checkpoints, and deletes too early."""
     limit, arguments.save_total_limit = arguments.save_total_limit, None
     try:
         yield
@@ -322,7 +321,7 @@ def rotation_held_off(arguments) -> Iterator[None]:
 
 
 def plain_error(failure: CheckpointException) -> Exception:
-    """The first rank's error behind torch's, the OSError of a disk before any other."""
+    """Return the first rank's error in torch's; an OSError comes before any other."""
     errors = [error for _, (error, _) in sorted(failure.failures.items())]
     for error in errors:
         if isinstance(error, OSError):

@@ -1,9 +1,9 @@
-"""A Trainer whose runs last: whole checkpoints, exact resuming, a guard, signals, a watchdog.
+"""Gives a Trainer runs that last: whole checkpoints, exact resuming, a guard, signals, a watchdog.
 
-Put before any transformers Trainer, as in `class FinetuneTrainer(DurableTrainer, SFTTrainer)`, it
-gives that one everything a run needs besides its task. It overrides private methods of the Trainer
-where no callback can do it (`_save_checkpoint`, the random state, the gradient's norm);
-tests/test_overridden_methods.py tells when a release changes one of them.
+Put it before any transformers Trainer, as in `class FinetuneTrainer(DurableTrainer, SFTTrainer)`.
+It adds everything that a run needs besides its task. It overrides private methods of the Trainer
+where no callback can do the work (`_save_checkpoint`, the random state, the gradient's norm);
+tests/test_overridden_methods.py fails when a release changes one of them.
 """
 
 import logging
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 class DurableTrainer(Trainer):
-    """Takes what the Trainer behind it takes, all by name, and two things more.
+    """Makes the runs of the Trainer after it last; takes its arguments, by name, and two more.
 
     Args:
-        args: RunArguments before the arguments of the Trainer behind; joined here if they are not.
+        args: RunArguments combined with the Trainer's arguments; joined here if they are not yet.
         material: what the run is made of.
-        watchdog: told what the trainer does, where somebody has armed it.
+        watchdog: follows what the trainer does; None = a watchdog that is never armed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DurableTrainer(Trainer):
         configure_fsdp(self.accelerator, self.model)
         run = Path(args.output_dir)
         self.material, self.last_evaluated_step = material, -1
-        # gathered from shards, tied weights are two tensors, of which transformers would save both
+        # tied weights gathered from shards are two tensors, and transformers would save both
         self.model._keys_to_ignore_on_save = list(self.model.all_tied_weights_keys)
         self.hang_watchdog = watchdog or HangWatchdog(run, 0, args.process_index)
         self.checkpoints = CheckpointSaver(self, material, self.hang_watchdog)
@@ -73,7 +73,7 @@ class DurableTrainer(Trainer):
         refuse_when_trackers_fail(self.callback_handler.callbacks)
         kept = {"gradient_guard": self.gradient_guard, "loss_sums": self.loss_sums}
         for callback in (
-            self.hang_watchdog,  # first: what others do before step 1 is watched as a step
+            self.hang_watchdog,  # first, to watch what other callbacks do before step 1
             MetricsFile(run / "metrics.jsonl"),
             Progress(),
             self.skipped_steps,
@@ -104,7 +104,7 @@ class DurableTrainer(Trainer):
 
     def create_scheduler(self, *args, **kwargs):
         scheduler = super().create_scheduler(*args, **kwargs)
-        self._settings = hyperparameters.settings_of(self.optimizer)  # before a checkpoint's come
+        self._settings = hyperparameters.settings_of(self.optimizer)  # before a checkpoint's load
         return scheduler
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
@@ -123,7 +123,7 @@ class DurableTrainer(Trainer):
         return prepared
 
     def _resume_zero(self, folder: Path) -> None:
-        """Go on from a checkpoint of ZeRO, made by this number of processes or another."""
+        """Resume from a checkpoint of ZeRO, made by this number of processes or another."""
         run, is_whole = Path(self.args.output_dir), not adapters.are_in(self.model)
         zero.load_checkpoint(self.deepspeed, folder, run, holds_all_weights=is_whole)
         self._load_optimizer_and_scheduler(str(folder))
@@ -139,7 +139,7 @@ class DurableTrainer(Trainer):
     # ---- losses and the guard --------------------------------------------------------------------
 
     def new_loss_sums(self) -> LossSums:
-        """What the logged loss is made of; here of the mean loss of each step."""
+        """Make the sums behind the logged loss; here, of the mean loss of each step."""
         return LossSums(self.args.device, num_kinds=1)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
@@ -148,7 +148,7 @@ class DurableTrainer(Trainer):
         return loss
 
     def count_loss(self, loss: torch.Tensor) -> None:
-        """Count the loss of a micro-batch, which is its share of the step's mean on this rank."""
+        """Count the loss of a micro-batch, as its share of the step's mean on this rank."""
         share = torch.ones_like(loss) / self.current_gradient_accumulation_steps
         self.loss_sums.add(loss[None].float(), share[None].float())
 
@@ -159,7 +159,7 @@ class DurableTrainer(Trainer):
         return gradient_norm.clip(gradients, self.args.max_grad_norm)
 
     def _gradients_on_cpu(self, model) -> list[torch.Tensor]:
-        """Gradients whose norm is taken in float64; none on GPUs and under ZeRO, which clips."""
+        """Return gradients whose norm we take in float64: none on GPUs, and none under ZeRO."""
         if self.is_deepspeed_enabled:
             return []
         gradients = gradient_norm.gradients_on_cpu(model.parameters())
@@ -168,9 +168,9 @@ class DurableTrainer(Trainer):
         return gradients
 
     def _get_grad_norm(self, model, grad_norm=None) -> float:
-        """The norm of the gradient; a step that the guard rejects ends here, before the optimizer.
+        """Return the norm of the gradient, and let the guard judge it before the optimizer's step.
 
-        ZeRO has asked the guard already, at the engine's own step.
+        Under ZeRO the engine's own step has asked the guard already.
         """
         if grad_norm is None and (gradients := self._gradients_on_cpu(model)):
             grad_norm = gradient_norm.total_norm(gradients)
@@ -178,7 +178,7 @@ class DurableTrainer(Trainer):
         if self.is_deepspeed_enabled:
             _, sums = self.loss_sums.end_step(torch.zeros(()), self.accelerator.gather)
             if not guard.has_judged:
-                guard.rejects(math.inf)  # the scaler of fp16 dropped the step before it was judged
+                guard.rejects(math.inf)  # the fp16 scaler dropped the step before it was judged
             guard.has_judged = False
         else:
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -192,7 +192,7 @@ class DurableTrainer(Trainer):
 
     def _tell_of_skipped_step(self) -> None:
         """Say what was skipped, and end the run when that happens too often; on all ranks."""
-        self._tr_loss.zero_()  # the Trainer's own sum would stay a NaN; what is logged is ours
+        self._tr_loss.zero_()  # the Trainer's own sum would stay NaN; the logged loss is ours
         guard, step = self.gradient_guard, self.state.global_step + 1
         if self.is_world_process_zero():
             self.skipped_steps.tell(step, guard.norm, guard.bound)
@@ -216,7 +216,7 @@ class DurableTrainer(Trainer):
         losses = {name: value for name, value in logs.items() if name.endswith("loss")}
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         super().log(logs, *args, **kwargs)
-        if bad:  # the guard could not save it
+        if bad:  # the guard could not prevent it
             raise Refusal(
                 f"{bad[0]} is {losses[bad[0]]} at step {self.state.global_step}: the weights are "
                 f"lost. Start again from a checkpoint in {self.args.output_dir} with a lower "
@@ -230,9 +230,9 @@ class DurableTrainer(Trainer):
         self.checkpoints.save(partial(super()._save_checkpoint, model, trial))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save whole weights; in a checkpoint of ZeRO-3 only where its configuration gathers them.
+        """Save whole weights; in a checkpoint of ZeRO-3 only if its configuration gathers them.
 
-        The Trainer would write DeepSpeed's folder in their place, and in a checkpoint once more.
+        The Trainer would write DeepSpeed's folder instead, and write it twice in a checkpoint.
         """
         if _internal_call and self.is_deepspeed_enabled and not zero.gathers(self.deepspeed):
             return
@@ -245,9 +245,9 @@ class DurableTrainer(Trainer):
     def export(self, merge_adapters: bool = False) -> Path:
         """Write the final model with its tokenizer to <run>/model; all ranks call it together.
 
-        Args: merge_adapters: write the weights of the base with those of the adapters added, and
-            leave the trainer such a model; otherwise adapters are written alone.
-        Raises: Refusal when adapters are to be merged into a model that is sharded.
+        Args: merge_adapters: add the adapters to the base's weights, in the trainer's model too,
+            and write these; otherwise write the adapters alone.
+        Raises: Refusal when adapters should be merged into a sharded model.
         """
         if merge_adapters:
             self._merge_adapters()
@@ -266,7 +266,7 @@ class DurableTrainer(Trainer):
     def _merge_adapters(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise Refusal(
-                f"adapters cannot be merged into a model that is sharded (engine "
+                f"adapters cannot be merged into a sharded model (engine "
                 f"{self.accelerator.distributed_type.value}); write them alone, or train with "
                 "configs/ddp.yaml or in one process."
             )

@@ -1,8 +1,8 @@
-"""A checkpoint of any engine as a model folder that any Hugging Face program opens.
+"""Exports a checkpoint of any engine as a model folder that any Hugging Face program opens.
 
-Reads sharded state piece by piece: no GPU, no process group, and no more memory than one file of
-the output; of ZeRO-1 and ZeRO-2, whose shards DeepSpeed joins at once, the whole model. Writes
-safetensors of at most 5 GB each, config, tokenizer, and a manifest when all of it is there.
+Reads sharded state piece by piece, without a GPU or a process group. Needs memory for one output
+file; for ZeRO-1 and ZeRO-2, whose shards DeepSpeed joins at once, for the whole model. Writes
+safetensors of at most 5 GB each, config, tokenizer, and at the end a manifest.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ MAX_FILE_BYTES = 5_000_000_000
 
 @dataclass(frozen=True)
 class Weights:
-    """Names with tensors on the meta device, and how to read some of them."""
+    """Holds names with tensors on the meta device, and a function that reads some of them."""
 
     shapes: dict[str, torch.Tensor]
     read: Callable[[list[str]], dict[str, torch.Tensor]]
@@ -49,14 +49,14 @@ def export_checkpoint(
     dtype: torch.dtype | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
-    """Write the weights of a checkpoint to `output_dir`; dtype None = as they were trained.
+    """Write the weights of a checkpoint to `output_dir`; dtype None = as trained.
 
     Raises: Refusal when the checkpoint is damaged or the output folder holds something.
     """
     if newest := manifest.last_complete(source):
         raise Refusal(f"{source} is a run; give one of its checkpoints: the newest is {newest}.")
     if (source / "run.json").is_file():
-        raise Refusal(f"{source} is a run without a complete checkpoint; there is none to export.")
+        raise Refusal(f"{source} is a run without a complete checkpoint; train it further first.")
     if reason := manifest.damage(source):
         raise Refusal(f"{source} is not a complete checkpoint ({reason}); give another.")
     if contents(output_dir):
@@ -75,7 +75,7 @@ def export_checkpoint(
 
 
 def weight_shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
-    """Parameters (tied ones once) and saved buffers of a model that no engine has wrapped yet."""
+    """List the parameters (tied ones once) and saved buffers of a model not yet wrapped."""
     saved = model.state_dict(keep_vars=True)
     shapes = {name: whole_shape(parameter) for name, parameter in model.named_parameters()}
     return shapes | {name: b.shape for name, b in model.named_buffers() if name in saved}
@@ -87,10 +87,10 @@ def complete_model(
     facts: dict[str, Any],
     files: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Write the manifest of a final model, once the weights in its folder are those expected.
+    """Write the manifest of a final model, if its folder holds the expected weights.
 
     transformers saves the experts of some models under other names and in other pieces; then only
-    the numbers are counted.
+    the number of values is compared.
 
     Raises: Refusal when some are missing.
     """
@@ -98,9 +98,10 @@ def complete_model(
     missing = [name for name, shape in expected.items() if found.get(name) != shape]
     if missing and _count(found) != _count(expected):
         raise Refusal(
-            f"{folder} is not the whole model: {len(missing)} of {len(expected)} weights are not "
-            f"there or have another shape, {missing[0]} first. It is not marked as finished; take "
-            "the weights from the last checkpoint: python export.py CHECKPOINT --output_dir FOLDER."
+            f"{folder} is not the whole model: {len(missing)} of {len(expected)} weights are "
+            f"missing or have another shape, {missing[0]} first. It is not marked as finished; "
+            "take the weights from the last checkpoint: python export.py CHECKPOINT --output_dir "
+            "FOLDER."
         )
     manifest.complete(folder, facts | {"kind": manifest.MODEL}, files)
 
@@ -121,7 +122,7 @@ def _weights_of(source: Path) -> Weights:
 
 
 def _in_zero(source: Path) -> Weights:
-    """The float32 masters that DeepSpeed cut up, under each of their names."""
+    """Find the float32 masters that DeepSpeed sharded, under each of their names."""
     from hugcoder.engines import zero
 
     lazy = zero.lazy_weights(source)
@@ -130,7 +131,7 @@ def _in_zero(source: Path) -> Weights:
 
 
 def _in_shards(folder: Path) -> Weights:
-    """Weights that FSDP2 wrote, each as one chunk a rank."""
+    """Find weights that FSDP2 wrote, in one chunk for each rank."""
     entries = sharded.FileSystemReader(folder).read_metadata().state_dict_metadata
     shapes = {
         name.removeprefix("model."): torch.empty(
@@ -142,7 +143,7 @@ def _in_shards(folder: Path) -> Weights:
     def read(names: list[str]) -> dict[str, torch.Tensor]:
         tensors = {name: torch.empty_like(shapes[name], device="cpu") for name in names}
         reader = sharded.FileSystemReader(folder)
-        with warnings.catch_warnings():  # one process is what is wanted here
+        with warnings.catch_warnings():  # one process is meant here
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             sharded.load({"model": tensors}, storage_reader=reader, no_dist=True)
         return tensors
@@ -151,9 +152,9 @@ def _in_shards(folder: Path) -> Weights:
 
 
 def _in_safetensors(folder: Path, among: Collection[str] | None = None) -> Weights:
-    """Weights in one safetensors file or in those that the index names, and in no other.
+    """Find weights in the one safetensors file, or in the files that the index names.
 
-    Args: among: names of the folder's manifest; None = it has none yet.
+    Args: among: names in the folder's manifest; None = it has no manifest yet.
     """
     files = {}
     shapes = {}
@@ -183,7 +184,7 @@ def _write_weights(
     dtype: torch.dtype | None,
     max_bytes: int,
 ) -> None:
-    """Write the tensors that the model has, tied ones once, as transformers would."""
+    """Write the model's tensors, tied ones once, as transformers would."""
     shapes = {name: weights.shapes[name].to(dtype or weights.shapes[name].dtype) for name in names}
     plan = split_torch_state_dict_into_shards(
         shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
@@ -196,7 +197,7 @@ def _write_weights(
 
 
 def _write_file(weights: Weights, dtypes: dict[str, torch.dtype], path: Path) -> None:
-    """Write some of the tensors; on return none of them is in memory."""
+    """Write some of the tensors, and free their memory."""
     tensors = weights.read(list(dtypes))
     for name, dtype in dtypes.items():
         tensors[name] = tensors[name].to(dtype)
@@ -205,35 +206,35 @@ def _write_file(weights: Weights, dtypes: dict[str, torch.dtype], path: Path) ->
 
 
 def _model_of(source: Path) -> PreTrainedModel:
-    """The model that a folder's config describes, without memory.
+    """Build the model that a folder's config describes, without memory.
 
-    Raises: Refusal when it describes none.
+    Raises: Refusal when the config does not describe a model.
     """
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
-    except Exception as error:  # whatever the classes make of a config that was changed
+    except Exception as error:  # a changed config may raise anything
         raise Refusal(f"no model can be made of {source / 'config.json'}: {told(error)}.") from None
     model.tie_weights()
     return model
 
 
 def _are_renamed(weights: Weights, expected: dict[str, torch.Size]) -> bool:
-    """Whether transformers has saved the experts of a model under other names, in other pieces.
+    """Tell whether transformers has saved a model's experts under other names, in other pieces.
 
-    It puts them together again when it reads them, so they are written as they are.
+    It joins them again when it reads them, so they are exported as they are.
     """
     found = {name: tensor.shape for name, tensor in weights.shapes.items()}
     return bool(expected.keys() - found.keys()) and _count(found) == _count(expected)
 
 
 def _compare(weights: Weights, model: PreTrainedModel, source: Path) -> None:
-    """Raises: Refusal when a checkpoint has not exactly the weights of its config."""
+    """Compare names and shapes. Raises: Refusal when they are not those of the config."""
     found, names = weights.shapes, list(weight_shapes(model))
     saved = model.state_dict(keep_vars=True)
     for what, wrong in (
         ("is missing", [name for name in names if name not in found]),
-        ("is in the files and not in the model", sorted(found.keys() - saved.keys())),
+        ("is in the files but not in the model", sorted(found.keys() - saved.keys())),
         (
             "has another shape",
             [n for n in names if n in found and found[n].shape != saved[n].shape],
@@ -251,22 +252,22 @@ def _compare(weights: Weights, model: PreTrainedModel, source: Path) -> None:
 def _compare_twins(
     weights: Weights, saved: dict[str, torch.Tensor], names: list[str], source: Path
 ) -> None:
-    """Raises: Refusal when a tied weight is in the files twice, with different values.
+    """Compare tied weights. Raises: Refusal when the files hold two different values.
 
-    Only one of the two would be written, and what was trained into the other would be lost.
+    Only one of the two would be written, and the other would be lost.
     """
     for alias in sorted(weights.shapes.keys() - set(names)):
         twin = next(name for name in names if saved[name] is saved[alias])
         if _digest(weights, twin) != _digest(weights, alias):
             raise Refusal(
-                f"the config.json of {source} ties {alias} to {twin}, and the files hold different "
+                f"the config.json of {source} ties {alias} to {twin}, but the files hold different "
                 "values for them; set tie_word_embeddings to false there, or give another "
                 "checkpoint."
             )
 
 
 def _digest(weights: Weights, name: str) -> str:
-    """The hash of one tensor's bytes, so that two can be compared with one in memory."""
+    """Hash one tensor's bytes, so that two are compared with only one in memory."""
     tensor = weights.read([name])[name]
     return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
 

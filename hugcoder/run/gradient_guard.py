@@ -1,11 +1,11 @@
-"""Decides which updates are dropped: gradients that are no numbers, and spikes of their norm.
+"""Decides which updates are dropped: those with a gradient norm that is not finite, or a spike.
 
 The rule for spikes is that of OLMo-core's SkipStepOptimizer (rolling_interval_length 128,
-sigma_factor 6; github.com/allenai/OLMo-core), for the norm alone, and with one difference: a
-rejected norm enters the history as the bound it broke. As it is, one huge norm would blind the
-guard for 128 steps; left out, a lasting rise of the norm would never be accepted.
+sigma_factor 6; github.com/allenai/OLMo-core), for the norm alone, with one difference: a rejected
+norm enters the history as the bound that it broke. With its own value, one huge norm would blind
+the guard for 128 steps; left out, a lasting rise of the norm would never be accepted.
 
-Whoever asks gives a norm that is the same on every rank, and drops the update when told so:
+The caller gives a norm that is the same on every rank, and drops a rejected update:
 `guard_optimizer` here, and `hugcoder.engines.zero` at the step of ZeRO's engines.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 from accelerate.optimizer import AcceleratedOptimizer
 
-WINDOW = 128  # steps that mean and deviation are taken over
-ENOUGH = WINDOW // 2  # norms before a spike can be told
+WINDOW = 128  # steps for the mean and the deviation
+ENOUGH = WINDOW // 2  # norms that are needed to recognise a spike
 
 
 class GradientGuard:
@@ -34,13 +34,13 @@ class GradientGuard:
         self.sigmas, self.max_skipped = sigmas, max_skipped
         self.num_skipped = 0
         self.norm: float | None = None  # of the last step judged
-        self.bound: float | None = None  # it was held against; None = only against infinity
+        self.bound: float | None = None  # for that norm; None = only infinity is rejected
         self.was_skipped = self.has_judged = False
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._skipped: deque[bool] = deque(maxlen=WINDOW)
 
     def rejects(self, norm: float) -> bool:
-        """Whether to skip the update whose gradient has this norm, before clipping."""
+        """Tell whether to skip the update whose gradient has this norm before clipping."""
         self.norm, self.bound, self.has_judged = norm, self._spike_bound(), True
         highest = math.inf if self.bound is None else self.bound
         is_finite = math.isfinite(norm)
@@ -62,11 +62,11 @@ class GradientGuard:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether more steps were skipped lately than a healthy run may skip."""
+        """Tell whether more of the last steps were skipped than max_skipped allows."""
         return self.num_skipped_lately > self.max_skipped
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs to judge as the unbroken one."""
+        """Return what a resumed run needs to judge like the unbroken run."""
         return {
             "num_skipped": self.num_skipped,
             "norms": list(self._norms),
@@ -80,15 +80,15 @@ class GradientGuard:
 
 
 def guard_optimizer(optimizer: AcceleratedOptimizer, guard: GradientGuard) -> None:
-    """Let accelerate's optimizer make no step whose gradient the guard has rejected.
+    """Keep accelerate's optimizer from a step whose gradient the guard has rejected.
 
-    To everyone else it is a step that a loss scaler skipped: weights, moments and step counts stay
-    as they are and the schedule waits. The scaler of fp16 learns of each step, for it has unscaled
-    the gradients and waits for the end of the step; its own skips come with an infinite norm.
+    The step then looks like one that a loss scaler skipped: weights, moments and step counts stay
+    as they are, and the schedule waits. The fp16 scaler is told of each step, because it has
+    unscaled the gradients and waits for the end of the step. Its own skips have an infinite norm.
     """
     step = optimizer.step
 
-    @functools.wraps(step)  # the schedule looks for the mark that it left on the step
+    @functools.wraps(step)  # the schedule has marked the step and looks for its mark
     def guarded_step(closure=None) -> None:
         optimizer._is_overflow = guard.was_skipped  # accelerate clears it only for a scaler
         if not guard.was_skipped:

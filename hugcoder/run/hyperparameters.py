@@ -1,9 +1,9 @@
-"""Hyperparameters of the optimizer come from the arguments of the start, also when it resumes.
+"""Takes the optimizer's hyperparameters from the arguments of this start, also when it resumes.
 
-torch and DeepSpeed put the checkpoint's learning rate, weight decay and betas back with the
-optimizer's state, so that a changed flag would do nothing and say nothing. Here they are remembered
-before the checkpoint is loaded and put back behind it; with unchanged flags nothing changes. Works
-for schedules that are functions of the step; `PretrainArguments` refuses the others.
+torch and DeepSpeed restore the checkpoint's learning rate, weight decay and betas with the
+optimizer's state, so a changed flag would silently do nothing. Here they are saved before the
+checkpoint is loaded, and put back after it. Unchanged flags change nothing. Works for schedules
+that are functions of the step; `hugcoder.run.schedule` refuses the others.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Settings = list[dict[str, Any]]  # of each parameter group, without its parameters
+Settings = list[dict[str, Any]]  # one entry for each parameter group, without its parameters
 
 
 def settings_of(optimizer: Optimizer) -> Settings:
-    """What the arguments made of each parameter group."""
+    """Return the settings of each parameter group, as the arguments have set them."""
     return [
         {name: value for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
@@ -23,7 +23,7 @@ def settings_of(optimizer: Optimizer) -> Settings:
 
 
 def restore_settings(settings: Settings, optimizer: Optimizer, scheduler: LambdaLR) -> None:
-    """Give loaded parameter groups the settings of this start, at the schedule's present step."""
+    """Give loaded parameter groups the settings of this start, at the schedule's current step."""
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
     scheduler.base_lrs = [own["initial_lr"] for own in settings]

@@ -1,9 +1,8 @@
-"""What a run is made of: the facts that must be the same for resuming to go on with the same run.
+"""Compares a run's identity, the facts that must stay the same, with a checkpoint's.
 
-Holds their comparison with those of a checkpoint, and the changes that --allow_changes names; each
-kind of run collects its own, as `hugcoder.pretraining.identity` does. How the run is optimized
-(learning rate, schedule, length) is no part of it: those may change from one start to the next, and
-run.json shows that they did.
+--allow_changes names facts that may change. Each kind of run collects its own facts, as
+`hugcoder.pretraining.identity` does. Learning rate, schedule and length are not part of it: they
+may change from one start to the next, and run.json records the change.
 """
 
 import logging
@@ -20,12 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """Facts by name, as JSON keeps them, and the names that may differ from a checkpoint's."""
+    """Holds facts by name, as JSON keeps them, and the names that may differ from a
+    checkpoint's."""
 
     facts: dict[str, Any]
     allowed: tuple[str, ...] = ()
 
-    FACTS_OF_OLD: ClassVar[dict[str, Any]] = {}  # of a checkpoint that does not say them
+    FACTS_OF_OLD: ClassVar[dict[str, Any]] = {}  # values for old checkpoints that lack these facts
 
     def __post_init__(self) -> None:
         changeable = [name for name in self.facts if not self.is_of_weights(name)]
@@ -37,9 +37,9 @@ class Identity:
             )
 
     def compare(self, found: dict[str, Any], where: Path) -> None:
-        """Compare with the facts `found` in a folder; a change that is allowed is logged.
+        """Compare with the facts `found` in a folder; log a change that is allowed.
 
-        A fact that only one side knows is not compared: another release of this program or of
+        A fact that only one side has is not compared: another release of this program or of
         transformers has added it.
         Raises: Refusal with both values for a change that is not allowed.
         """
@@ -59,21 +59,21 @@ class Identity:
             logger.warning("allowed change: %s", named({name: values}))
 
     def meaning(self, name: str, value: Any) -> Any:
-        """What a fact says, however it was written, by this release or an older one."""
+        """Return the meaning of a fact, however this release or an older one has written it."""
         return value
 
     def is_of_weights(self, name: str) -> bool:
-        """Whether weights or optimizer state would not fit after such a change."""
+        """Tell whether weights or optimizer state would not fit after a change of this fact."""
         return name.startswith("model.")
 
     def _way_out(self, name: str, then: Any) -> str:
-        """What keeps the run as it was, and what changes it."""
+        """Say how to keep the run as it was, and how to change it."""
         if name == "global_batch_size":
             return (
                 f"{_way_to_keep_the_batch(then)}, give another --output_dir, or change the batch "
-                f"by --allow_changes {name}."
+                f"with --allow_changes {name}."
             )
-        or_else = "" if self.is_of_weights(name) else f", or go on by --allow_changes {name}"
+        or_else = "" if self.is_of_weights(name) else f", or go on with --allow_changes {name}"
         return f"Use the run's own settings or give another --output_dir{or_else}."
 
 
@@ -81,9 +81,9 @@ def _way_to_keep_the_batch(rows: int) -> str:
     num_devices = launched_processes()
     if rows % num_devices:
         return f"{num_devices} processes cannot share {rows} rows; start a number that can"
-    return f"Keep the run as it is by --global_batch_size {rows}"
+    return f"Keep the run as it is with --global_batch_size {rows}"
 
 
 def named(changes: dict[str, Sequence[Any]]) -> str:
-    """Changes as one line for the log."""
+    """Write changes as one line for the log."""
     return ", ".join(f"{name} {then!r} -> {now!r}" for name, (then, now) in changes.items())

@@ -1,4 +1,4 @@
-"""Settings that another one switches off, so that giving them would do nothing."""
+"""Finds settings that do nothing because another setting switches them off."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def idle_settings(arguments: "TrainingArguments") -> list[tuple[str, str]]:
-    """Settings that would be without effect, each with the reason."""
+    """List settings that have no effect, each with the reason."""
     compiles = "torch_compile is not true"
     found = _idle_in_the_schedule(arguments)
     optim = plain_value(arguments.optim)
@@ -29,7 +29,7 @@ def idle_settings(arguments: "TrainingArguments") -> list[tuple[str, str]]:
     if not arguments.fsdp:
         found += [("fsdp_config", "fsdp is not true")]
     if launched_processes() == 1:
-        found += [("ddp_backend", "this is one process, which talks to no other")]
+        found += [("ddp_backend", "there is only one process")]
     if not arguments.dataloader_num_workers:
         for name in ("dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
             found += [(name, "dataloader_num_workers is 0")]

@@ -1,10 +1,10 @@
-"""Sums of the loss, by kind of token where a run has kinds, of which the logged losses are made.
+"""Sums up the loss for the log, by kind of token if a run has kinds.
 
-The Trainer's own sum keeps a NaN for ever; these leave a skipped step out. A step's sums stay on
-the device until it ends and are then read together with the gradient's norm, over all ranks, in
-one small transfer. From there on they are Python floats, whose 53 bits hold thousands of float32
-sums: what they round lies far behind the six digits that are logged, so that neither the order of
-the ranks nor a restart changes these.
+The Trainer's own sum keeps a NaN for ever; these sums leave out skipped steps. A step's sums stay
+on the device until it ends. Then they are read together with the gradient's norm, over all ranks,
+in one small transfer. After that they are Python floats, whose 53 bits hold thousands of float32
+sums: their rounding is far below the six digits that are logged, so neither the order of the ranks
+nor a restart changes the log.
 """
 
 import math
@@ -15,9 +15,9 @@ import torch
 
 
 class LossSums:
-    """Sums in nats and counts of predicted tokens: of the step, since the log line, of the call.
+    """Sums nats and counts predicted tokens: in the step, since the log line, in the call.
 
-    Args: names: of the kinds that are logged apart.
+    Args: names: the kinds that are logged on their own.
     """
 
     def __init__(self, device: torch.device, num_kinds: int, names: dict[int, str] | None = None):
@@ -29,16 +29,16 @@ class LossSums:
         return [0.0] * 2 * self.num_kinds
 
     def add(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add a micro-batch of this rank: [kinds] each."""
+        """Add a micro-batch of this rank; both tensors are [kinds]."""
         self._step += torch.stack([sums.detach(), counts])
 
     def end_step(
         self, norm: torch.Tensor, gather: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[float, list[float]]:
-        """The highest norm and the sums of the step over all ranks; begins the next step.
+        """Return the highest norm and the step's sums over all ranks, and begin the next step.
 
-        The step's only read by the host, in the precision of the norm if that is higher. A norm
-        that is NaN on any rank is NaN.
+        This is the host's only read in a step, in the norm's precision if that is higher. If the
+        norm is NaN on any rank, it is NaN.
         """
         own = torch.cat([norm.to(self._step.device).reshape(1), self._step.flatten()])
         self._step.zero_()
@@ -53,7 +53,7 @@ class LossSums:
             total[:] = [a + b for a, b in zip(total, step, strict=True)]
 
     def read_window(self) -> dict[str, float]:
-        """Mean losses since the last reading; none where there is nothing to take a mean of."""
+        """Return the mean losses since the last reading; none when nothing was counted."""
         window, self._window = self._window, self._zeros()
         sums, counts = window[: self.num_kinds], window[self.num_kinds :]
         if not sum(counts):
@@ -63,12 +63,12 @@ class LossSums:
         return means | of_kinds
 
     def mean_of_call(self) -> float:
-        """Mean loss of the steps since the program was started, 0 where there were none."""
+        """Return the mean loss of the steps since the program started; 0 without steps."""
         sums, counts = self._call[: self.num_kinds], self._call[self.num_kinds :]
         return sum(sums) / max(sum(counts), 1.0)
 
     def state(self) -> dict[str, Any]:
-        """The open window, so that the first line after a restart is that of the unbroken run."""
+        """Return the open window, so that a resumed run logs the same line as the unbroken run."""
         return {"window": list(self._window)}
 
     def load_state(self, state: dict[str, Any]) -> None:

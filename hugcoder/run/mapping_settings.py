@@ -1,4 +1,4 @@
-"""Settings of the Trainer that are mappings: their keys, and what each may be."""
+"""Checks the Trainer's settings that are mappings: their keys, and the values of each."""
 
 import json
 import math
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SWITCH = (True, False)
 NAMES = "a name or a list of names"
-# setting that is a mapping -> its keys, each with its values, its range, or NAMES
+# setting -> its keys, each with its values, its range, or NAMES
 KEYS: dict[str, dict[str, tuple | Range | str]] = {
     "activation_checkpointing_kwargs": {
         "use_reentrant": SWITCH,
@@ -41,14 +41,14 @@ KEYS["gradient_checkpointing_kwargs"] = KEYS["activation_checkpointing_kwargs"]
 
 
 def check_mapping(arguments: "TrainingArguments", name: str) -> None:
-    """Turn a setting that is JSON into a mapping; refuse what is none, or holds what cannot be."""
+    """Turn a setting that is JSON into a mapping. Raises: Refusal for a wrong key or value."""
     keys, value = KEYS[name], getattr(arguments, name)
     if isinstance(value, str):
         value = _read_mapping(name, value)
         setattr(arguments, name, value)
     for key, item in (value or {}).items():
         if isinstance(item, float) and not math.isfinite(item):
-            raise Refusal(f"{name} {value} holds what is no number; give finite numbers.")
+            raise Refusal(f"{name} {value} holds a number that is not finite; give finite numbers.")
         short = key.removeprefix("fsdp_")
         if keys and short not in keys:
             raise Refusal(f"{name} names {key}; there are {', '.join(sorted(keys))}.")
@@ -57,7 +57,7 @@ def check_mapping(arguments: "TrainingArguments", name: str) -> None:
         if not _fits(item, allowed):
             is_choice = isinstance(allowed, tuple)
             values = ", ".join(str(choice) for choice in allowed) if is_choice else allowed
-            shown = repr(item) if isinstance(allowed, Range) else item  # "2" is no number
+            shown = repr(item) if isinstance(allowed, Range) else item  # "2" is not a number
             raise Refusal(f"{name} says {key} {shown}; give {values}.")
 
 
@@ -78,12 +78,12 @@ def _read_mapping(name: str, given: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise Refusal(
-            f"{name} {given} is no mapping; give JSON such as '{{\"key\": 1}}', or lines below the "
-            "name in a recipe."
+            f"{name} {given} is not a mapping; give JSON such as '{{\"key\": 1}}', or lines below "
+            "the name in a recipe."
         )
     return {key: _as_json(item) for key, item in value.items()}
 
 
 def _as_json(item: Any) -> Any:
-    """A value inside a mapping; transformers takes "false" for true."""
+    """Turn "true" and "false" into booleans; transformers would take "false" for true."""
     return {"true": True, "false": False}.get(item, item) if isinstance(item, str) else item

@@ -1,4 +1,4 @@
-"""What a run is made of, in the one object that its trainer and its checkpoints are given."""
+"""Holds what a run is made of, in one object for its trainer and its checkpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Material:
-    """Args:
-    identity: facts that a checkpoint must share with a run that resumes from it.
-    tokenizer: folder, copied into every checkpoint and model.
-    facts_at: what a manifest says besides when `step` steps are made, as tokens and corpora.
-    documents_in: repo and path of the documents in rows start to stop of the run, each once;
-        none where nobody knows.
+    """Holds what a run is made of.
+
+    Args:
+        identity: facts that a checkpoint must share with a run that resumes from it.
+        tokenizer: folder, copied into every checkpoint and model.
+        facts_at: more facts for a manifest after `step` steps, such as tokens and corpora.
+        documents_in: repo and path of the documents in rows start to stop of the run, each once;
+            none if they are not known.
     """
 
     identity: dict[str, Any]

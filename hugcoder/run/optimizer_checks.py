@@ -1,4 +1,4 @@
-"""The optimizers that can be named by --optim: where they come from, and the words they take."""
+"""Checks --optim and --optim_args: the packages of optimizers, and the arguments they take."""
 
 import importlib.util
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def check_optimizer(arguments: "TrainingArguments") -> None:
-    """The package that an optimizer comes from, and the words it takes."""
+    """Check that an optimizer's package is installed and that optim_args fit it."""
     optim = plain_value(arguments.optim)
     is_elsewhere = not optim.startswith(("adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop"))
     if is_elsewhere and not importlib.util.find_spec("bitsandbytes"):
@@ -53,7 +53,7 @@ def check_optimizer(arguments: "TrainingArguments") -> None:
 
 
 def _is_optimizer_value(name: str, value: str) -> bool:
-    """Whether transformers and torch would take it for what it says; NaN passes both."""
+    """Tell whether an optimizer's argument has a valid value; the libraries accept NaN."""
     if name in ("nesterov", "centered"):
         return value.lower() in ("true", "false")
     try:
@@ -63,7 +63,7 @@ def _is_optimizer_value(name: str, value: str) -> bool:
 
 
 def _build_optimizer(arguments: "TrainingArguments", what: str) -> None:
-    """Build the optimizer for one weight, so that its own checks speak now."""
+    """Build the optimizer for one weight, so that its own checks run now."""
     from transformers import Trainer
 
     try:

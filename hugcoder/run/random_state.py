@@ -1,8 +1,8 @@
-"""Random number generators: of a resumed run, and of passes that must draw the same numbers.
+"""Handles random number generators of a resumed run, and of passes that repeat the same draws.
 
-The data order never depends on them; only what draws random numbers in training does (dropout,
-noise of routers and of NEFTune). The Trainer restores them rank by rank, and goes on in silence
-when a rank's file is not there.
+The data order never depends on them. Only draws in training do: dropout, noise of routers and of
+NEFTune. The Trainer restores them rank by rank, and continues without a warning when a rank's file
+is missing.
 """
 
 import logging
@@ -21,11 +21,11 @@ from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
-HEADS_NOT_TRAINED = ("summary_", "classifier_")  # dropouts of classifiers, in GPT-2's config
+HEADS_NOT_TRAINED = ("summary_", "classifier_")  # classifiers' dropouts, in GPT-2's config
 
 
 def fits(checkpoint: Path, world_size: int) -> bool:
-    """Whether the checkpoint holds generators for just this many ranks."""
+    """Tell whether the checkpoint holds generators for exactly this many ranks."""
     return manifest_of(checkpoint)["world_size"] == world_size
 
 
@@ -35,7 +35,10 @@ def check_random_state(
     world_size: int,
     neftune_noise_alpha: float | None = None,
 ) -> None:
-    """Raises: Refusal when training draws random numbers and the world has another size."""
+    """Check the number of ranks, if training draws random numbers.
+
+    Raises: Refusal when it draws some and the checkpoint has another number of ranks.
+    """
     if fits(checkpoint, world_size):
         return
     drawing = dropouts(config)
@@ -46,13 +49,13 @@ def check_random_state(
         then = manifest_of(checkpoint)["world_size"]
         raise Refusal(
             f"{checkpoint} was written by {then} processes and these are {world_size}, but "
-            f"{name} is {value}: each process draws its own random numbers, which cannot be gone "
-            f"on with. Start {then} processes, or train without {name}."
+            f"{name} is {value}: each process draws its own random numbers, which another number "
+            f"of processes cannot continue. Start {then} processes, or train without {name}."
         )
 
 
 def dropouts(config: PretrainedConfig) -> dict[str, Any]:
-    """Settings of a config, and of those within it, that make a model draw in training."""
+    """Find settings in a config and its sections that make a model draw in training."""
     return _drawing(config.to_dict())
 
 
@@ -76,8 +79,8 @@ def restart(checkpoint: Path, seed: int, rank: int, world_size: int) -> None:
     set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
     if rank == 0:
         logger.info(
-            "random numbers start anew at step %s: written by %s processes, these are %s (nothing "
-            "in the model draws any)",
+            "random numbers start anew at step %s: %s processes wrote the checkpoint, and these "
+            "are %s (the model draws no random numbers)",
             f"{step:,}",
             manifest["world_size"],
             world_size,
@@ -86,7 +89,7 @@ def restart(checkpoint: Path, seed: int, rank: int, world_size: int) -> None:
 
 @contextmanager
 def repeated_draws() -> Iterator[Callable[[], None]]:
-    """Give what sets all generators of this process back to where they are now; done at the end."""
+    """Yield a function that resets all generators to their present state; call it at the end."""
     generators: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
         (random.getstate, random.setstate),
         (np.random.get_state, np.random.set_state),

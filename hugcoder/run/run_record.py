@@ -1,7 +1,7 @@
-"""run.json: what a run was made of, so that its folder explains itself.
+"""Writes run.json: what a run was made of, so that its folder explains itself.
 
-Holds the collecting of arguments, versions, commit and launch command, of this start and, in short,
-of those before it. What resuming must find again is `hugcoder.run.identity`.
+It holds arguments, versions, commit and launch command of this start, and a short entry for each
+earlier start. `hugcoder.run.identity` compares what must stay the same on resuming.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ def write_run_record(
     facts: dict[str, Any],
     resumed_from: Path | None,
 ) -> dict[str, tuple[Any, Any]]:
-    """Write run.json: this start, and below `starts` one short entry for each.
+    """Write run.json: this start, and one short entry for each start in `starts`.
 
     Args: groups: the dataclasses of arguments. facts: measured at start, such as parameter counts.
-    Returns: the arguments that differ from the start before, as name -> (then, now).
+    Returns: the arguments that differ from the previous start, as name -> (then, now).
     """
     path = run / "run.json"
     before = read_object(path) if path.is_file() else {}
@@ -64,7 +64,7 @@ def write_run_record(
 
 
 def _changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Arguments that differ, of all groups; those that say where and not how are left out."""
+    """Find arguments of all groups that differ, except those about places and names."""
     before = {name: value for group in then.values() for name, value in group.items()}
     after = {name: value for group in now.values() for name, value in group.items()}
     names = sorted((set(before) | set(after)) - SAYS_WHERE)
@@ -73,7 +73,7 @@ def _changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, 
 
 
 def launch_command() -> str:
-    """The words this program was started with, without secrets."""
+    """Return the command that started this program, without secrets."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     for index, word in enumerate(words):
         name, equals, _ = word.partition("=")
@@ -95,7 +95,7 @@ def versions() -> dict[str, str]:
 
 
 def _plain(group: Any) -> dict[str, Any]:
-    """Argument values as JSON, without secrets and empty ones."""
+    """Return argument values as JSON, without secrets and empty values."""
     values = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
     plain = json.loads(
         json.dumps(values, default=lambda value: getattr(value, "value", str(value)))
@@ -105,7 +105,7 @@ def _plain(group: Any) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the code with `+` when files differ from it; empty outside a git work tree."""
+    """Return the code's commit, with `+` if files differ from it; "" outside a git work tree."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
     try:

@@ -1,7 +1,7 @@
-"""status.json in the run folder: whether the run is running, and how it ended when it is not.
+"""Writes status.json in the run folder: whether the run is running, or how it ended.
 
-Launchers turn the exit code of any worker into 1, so whoever restarts a run reads it here. A run
-that was killed leaves "running" behind. Written by rank 0 alone, whole or not at all.
+Launchers turn every exit code of a worker into 1, so a script that restarts runs reads it here. A
+killed run leaves "running" behind. Only rank 0 writes it, whole or not at all.
 """
 
 import time
@@ -25,13 +25,13 @@ def write_status(run: Path, status: Status, step: int, exit_code: int | None) ->
 
 
 def read_step(run: Path) -> int:
-    """The step that was last written, 0 when there is none."""
+    """Read the step that was last written; 0 without a status."""
     path = run / FILE
     return read_object(path).get("step", 0) if path.is_file() else 0
 
 
 class RunStatus(TrainerCallback):
-    """Knows the step the run is at, and writes it when training begins and at each checkpoint."""
+    """Follows the run's step, and writes it when training begins and at each checkpoint."""
 
     def __init__(self, run: Path, is_writer: bool):
         self.run, self.is_writer, self.step = run, is_writer, read_step(run)
@@ -53,22 +53,22 @@ class RunStatus(TrainerCallback):
 
 @contextmanager
 def kept_status(run: Path, is_writer: bool) -> Iterator[RunStatus]:
-    """Keep the status of a run whose work is done in the block."""
+    """Keep the status of a run whose work is in the block."""
     status = RunStatus(run, is_writer)
     status.write("running")
     try:
         yield status
     except BaseException as error:
-        with suppress(OSError):  # on a full disk, what ended the run matters more
+        with suppress(OSError):  # on a full disk, keep the error that ended the run
             status.write(*_end_of(error))
         raise
     status.write("finished", 0)
 
 
 def _end_of(error: BaseException) -> tuple[Status, int]:
-    """The status and exit code that an exception which leaves main() stands for."""
-    is_told = isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS
-    if is_told or isinstance(error, Refusal):
+    """Return the status and exit code for an exception that leaves main()."""
+    is_of_disk = isinstance(error, OSError) and error.errno in NO_ROOM | NO_ACCESS
+    if is_of_disk or isinstance(error, Refusal):
         return "refused", EXIT_REFUSED
     if isinstance(error, KeyboardInterrupt):
         return "failed", 130

@@ -1,6 +1,6 @@
-"""The learning rate's schedule: what its settings become, and that each step has a rate.
+"""Sets up the learning rate's schedule, and checks that it gives each step a rate.
 
-Also the other settings that are shares of the run's steps.
+Also turns other settings that are shares of the run into steps.
 """
 
 import math
@@ -22,13 +22,13 @@ SIMPLE = (
     SchedulerType.CONSTANT_WITH_WARMUP,
 )  # take nothing that settle_schedule does not give
 PROBED_STEPS = 16  # spread over the run
-UNKNOWN_LENGTH = 10_000  # steps that a run is taken for while only its epochs are known
+UNKNOWN_LENGTH = 10_000  # assumed steps of a run while only its epochs are known
 
 
 def settle_schedule(arguments: "TrainingArguments") -> None:
-    """Turn the two ratios into what transformers' schedule takes; needs a settled max_steps.
+    """Turn the two ratios into the arguments of transformers' schedule; needs max_steps.
 
-    What lr_scheduler_kwargs says itself stays.
+    Values in lr_scheduler_kwargs stay as they are.
     """
     given, steps = arguments.lr_scheduler_kwargs or {}, arguments.max_steps
     if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
@@ -46,10 +46,10 @@ def settle_schedule(arguments: "TrainingArguments") -> None:
 
 
 def settle_intervals(arguments: "TrainingArguments") -> None:
-    """Turn shares of the run into the steps they are, as transformers does; needs a settled length.
+    """Turn shares of the run into steps, as transformers does; needs max_steps.
 
-    It does so in its own state alone, which then never is what a checkpoint says, and warns of that
-    whenever a run goes on.
+    transformers does so only in its own state, which then differs from the arguments, and warns of
+    that whenever a run resumes.
     """
     for name in ("logging_steps", "eval_steps", "save_steps"):
         value = getattr(arguments, name)
@@ -58,11 +58,11 @@ def settle_intervals(arguments: "TrainingArguments") -> None:
 
 
 def check_schedule(arguments: "TrainingArguments") -> None:
-    """Refuse a schedule that does not fit into the run, or gives no rate at some step of it."""
+    """Refuse a schedule that is longer than the run, or has no valid rate at some step."""
     if arguments.lr_scheduler_type in SCHEDULES_OF_A_SCORE:
         raise Refusal(
             f"lr_scheduler_type {SchedulerType(arguments.lr_scheduler_type).value} follows a "
-            "score, so that no step of the run has a known learning rate; give "
+            "score, so the learning rate of a step is not known before; give "
             "warmup_stable_decay, cosine or another that follows the step."
         )
     if arguments.warmup_steps >= 1 and arguments.warmup_steps != int(arguments.warmup_steps):
@@ -79,12 +79,12 @@ def _check_length(arguments: "TrainingArguments") -> None:
     """Refuse more warm-up and decay than the run has steps."""
     steps, warmup = arguments.max_steps, arguments.warmup_steps
     if warmup >= 1 and steps < 0:
-        return  # checked again when the epochs are counted
+        return  # this is checked again when the epochs are counted
     share = warmup / steps if warmup >= 1 else warmup
     if share > 1:
         raise Refusal(
             f"warmup_steps {warmup:g} is more than the run's {steps} steps (max_steps); give at "
-            "most so many, or a share below 1."
+            f"most {steps}, or a share below 1."
         )
     if arguments.lr_scheduler_type != SchedulerType.WARMUP_STABLE_DECAY:
         return
@@ -110,10 +110,14 @@ def _probe(arguments: "TrainingArguments") -> None:
         kwargs = {"num_decay_steps": 0} | kwargs  # as settle_schedule will
         needed = warmup + _steps_in(kwargs, what)
         if is_known and needed > steps:
-            raise Refusal(f"{what} is longer than the run: {needed} of {steps} steps.")
+            raise Refusal(
+                f"{what} is longer than the run: it takes {needed} steps of {steps}; give fewer."
+            )
         steps = max(steps, needed)
     elif kind in (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP):
-        raise Refusal(f"{what} has no effect: it takes none; leave lr_scheduler_kwargs out.")
+        raise Refusal(
+            f"{what} has no effect: it takes no arguments; leave lr_scheduler_kwargs out."
+        )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
     if not arguments.has_one_learning_rate:
         optimizer.defaults.clear()  # of two optimizers, see MuonWithAdamW
@@ -131,15 +135,15 @@ def _probe(arguments: "TrainingArguments") -> None:
         reason = re.sub(r"^get_\w+\(\)", "the schedule", " ".join(str(error).split()))
         raise Refusal(f"{what} is not possible: {reason}.") from None
     if not is_good:
-        raise Refusal(f"{what} gives rates that are negative or no numbers; give other values.")
+        raise Refusal(f"{what} gives rates that are negative or not finite; give other values.")
 
 
 def _steps_in(kwargs: dict[str, Any], what: str) -> int:
-    """Steps that the words of warmup_stable_decay ask for."""
+    """Add up the steps in the arguments of warmup_stable_decay."""
     names = ("num_decay_steps", "num_stable_steps")
     lengths = [kwargs[name] for name in names if name in kwargs]
     if any(not isinstance(length, int) or length < 0 for length in lengths):
         raise Refusal(
-            f"{what} is not possible: {' and '.join(names)} are whole numbers, 0 or more."
+            f"{what} is not possible: {' and '.join(names)} must be whole numbers, 0 or more."
         )
     return sum(lengths)

@@ -1,4 +1,4 @@
-"""One start of a run, from joining the other processes to leaving together; for every main().
+"""Handles one start of a run, from joining the other processes to leaving together.
 
 with session(arguments) as start:
     ... check, load, build ...
@@ -39,11 +39,13 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def session(arguments: RunArguments) -> Iterator["Session"]:
-    """Join the other processes, own the run's folder, listen to signals and keep its status; at the
-    end of the block all processes leave together. All ranks; a hang ends the run from here on.
+    """Join the other processes, own the run's folder, listen to signals and keep the status.
 
-    Raises: Refusal when the world is not as launched, the folder is another start's, or a file STOP
-    is in it.
+    All ranks call it, and leave together at the end of the block. From here on, a hang ends the
+    run.
+
+    Raises: Refusal when the processes are not those launched, another start owns the folder, or the
+    folder holds a file STOP.
     """
     run, rank = Path(arguments.output_dir), launched_rank()
     watchdog = HangWatchdog(run, arguments.hang_timeout_minutes * 60, rank)
@@ -63,7 +65,7 @@ def session(arguments: RunArguments) -> Iterator["Session"]:
 
 @contextmanager
 def owned_by_rank_0(folder: Path) -> Iterator[None]:
-    """Hold an output folder on rank 0, for all ranks. Raises: Refusal on all ranks alike."""
+    """Own an output folder on rank 0, for all ranks. Raises: Refusal on all ranks."""
     with ExitStack() as held:
         on_rank_0(lambda: held.enter_context(owned(folder)))
         yield
@@ -71,7 +73,7 @@ def owned_by_rank_0(folder: Path) -> Iterator[None]:
 
 @dataclass
 class Session:
-    """What one start shares with its trainer; made by `session`."""
+    """Holds what one start shares with its trainer; `session` makes it."""
 
     run: Path
     arguments: RunArguments
@@ -80,11 +82,11 @@ class Session:
     status: RunStatus
 
     def now(self, place: str) -> None:
-        """Say what begins, as in "while building the model"; it may take hours."""
+        """Tell the watchdog what begins, as in "while building the model"; it may take hours."""
         self.watchdog.at(place, LONG_SECONDS)
 
     def is_finished(self, identity: Identity) -> bool:
-        """Whether the run has written its final model; on all ranks."""
+        """Tell on all ranks whether the run has written its final model."""
         steps, given = self.arguments.max_steps, self.arguments.resume_from_checkpoint
         if not checkpoint.is_finished(self.run, identity, steps, given):
             return False
@@ -94,7 +96,7 @@ class Session:
         return True
 
     def checkpoint_to_resume(self, identity: Identity) -> Path | None:
-        """The checkpoint to go on from; None = begin. Raises: see `checkpoint.find_resumable`."""
+        """Find the checkpoint to resume from; None = begin. Raises: see `find_resumable`."""
         given = self.arguments.resume_from_checkpoint
         found = checkpoint.find_resumable(self.run, given, identity)
         checkpoint.check_length(found, self.arguments.max_steps)
@@ -107,7 +109,7 @@ class Session:
         facts: dict[str, Any],
         resume_from: Path | None,
     ) -> None:
-        """Write run.json on rank 0, and tell of arguments that changed."""
+        """Write run.json on rank 0, and warn of arguments that changed."""
         if not self.arguments.should_save:
             return
         changed = write_run_record(self.run, groups, identity.facts, facts, resume_from)
@@ -115,7 +117,7 @@ class Session:
             logger.warning("arguments changed since the last start: %s", named(changed))
 
     def train(self, trainer: DurableTrainer, resume_from: Path | None) -> None:
-        """Train to the end and score once more, or, when asked to stop, save and leave.
+        """Train to the end and score once more; when asked to stop, save and leave.
 
         Raises: SystemExit with EXIT_STOPPED, on all ranks, when the run was stopped.
         """
@@ -133,5 +135,5 @@ class Session:
         removed = " once that is removed," if what.startswith("file ") else ""
         logger.info("stopped by %s;%s the same command goes on from here", what, removed)
         self.status.write("stopped", EXIT_STOPPED)
-        leave_together()  # together: a launcher ends the ranks that are left
+        leave_together()  # otherwise a launcher ends the ranks that are still running
         raise SystemExit(EXIT_STOPPED)

@@ -1,7 +1,7 @@
-"""What values the Trainer's settings may have; all else is refused before anything is loaded.
+"""Checks the values of the Trainer's settings before anything is loaded.
 
-Refused is what the Trainer would stumble over when the model is built, and what it would take and
-do nothing with. Which settings there are to give at all is `hugcoder.run.trainer_settings`.
+Refuses values that the Trainer would reject only after the model is built, and values that it would
+accept and ignore. `hugcoder.run.trainer_settings` lists the settings that can be given.
 """
 
 import os
@@ -40,12 +40,12 @@ RANGES = {
     "global_batch_size": Range(0, 10**9, is_whole=True),
     "num_train_epochs": Range(0, 10**6, above=True),
     "seed": SEED,
-    "learning_rate": NOT_NEGATIVE,  # 0 trains nothing, as it says
+    "learning_rate": NOT_NEGATIVE,  # 0 trains nothing, as asked
     "weight_decay": NOT_NEGATIVE,
     "adam_beta1": Range(0, 1, below=True),
     "adam_beta2": Range(0, 1, below=True),
     "adam_epsilon": POSITIVE,
-    "max_grad_norm": NOT_NEGATIVE,  # 0 = none is scaled down, by every engine
+    "max_grad_norm": NOT_NEGATIVE,  # 0 = no engine scales gradients down
     "warmup_steps": NOT_NEGATIVE,
     "neftune_noise_alpha": NOT_NEGATIVE,
     "torch_empty_cache_steps": UP_TO_A_MILLION,
@@ -61,7 +61,7 @@ RANGES = {
 }
 
 LOG_LEVELS = ("passive", "detail", "debug", "info", "warning", "error", "critical")
-# setting -> its values, and what to add where another is given
+# setting -> its values, and what to add to a refusal
 CHOICES = {
     "torch_compile_backend": (("inductor", "aot_eager", "eager"), ""),
     "torch_compile_mode": (
@@ -75,7 +75,7 @@ CHOICES = {
 
 
 def check_settings(arguments: "TrainingArguments") -> None:
-    """Refuse what the Trainer would stumble over, or take and do nothing with."""
+    """Refuse values that the Trainer would reject later, or accept and ignore."""
     rank = _launched_local_rank()
     for name, (value, reason) in arguments.FIXED.items():
         _check_fixed(name, getattr(arguments, name), value, reason)
@@ -95,16 +95,16 @@ def check_settings(arguments: "TrainingArguments") -> None:
 
 
 def _check_fixed(name: str, found: Any, value: Any, reason: str) -> None:
-    nothing = (None, "", [])  # what the command line makes of a setting that is not given
+    nothing = (None, "", [])  # values of a setting that is not given
     is_same = found == value or (found in nothing and value in nothing)
     if is_same or (value == "no" and found is False):
         return
-    only = "leave it out" if value in nothing else f"only {value}"
-    raise Refusal(f"{name} {plain_value(found)} is not possible here, {only}: {reason}.")
+    way_out = "leave it out" if value in nothing else f"leave it out, or give {value}"
+    raise Refusal(f"{name} {plain_value(found)} is not possible here: {reason}; {way_out}.")
 
 
 def _settle_recomputing(arguments: "TrainingArguments") -> None:
-    """Whether activations are recomputed, by either name of the setting, under the newer one.
+    """Move gradient_checkpointing, the older name, into activation_checkpointing.
 
     Raises: Refusal when the two contradict each other.
     """
@@ -112,13 +112,13 @@ def _settle_recomputing(arguments: "TrainingArguments") -> None:
     if None not in (new, old) and bool(new) != bool(old):
         raise Refusal(
             f"activation_checkpointing {new} and gradient_checkpointing {old}, its older name, "
-            "contradict each other; give the first alone."
+            "contradict each other; give only the first."
         )
     arguments.activation_checkpointing, arguments.gradient_checkpointing = bool(new or old), None
 
 
 def _check_names(arguments: "TrainingArguments") -> None:
-    """Names of the schedule and the optimizer, which transformers turns into enumerations."""
+    """Check the names of the schedule and the optimizer, which become enumerations."""
     from transformers.trainer_utils import SchedulerType
 
     kinds = tuple(kind.value for kind in SchedulerType)
@@ -130,14 +130,14 @@ def _check_names(arguments: "TrainingArguments") -> None:
 
 
 def _check_dependents(arguments: "TrainingArguments") -> None:
-    """Refuse a setting that differs from its default where another leaves it without effect."""
+    """Refuse a setting that differs from its default but has no effect because of another."""
     defaults = {name: field.default for name, field in arguments.__dataclass_fields__.items()}
     for name, reason in arguments.idle_settings():
         value = plain_value(getattr(arguments, name))
         if value != plain_value(defaults[name]):
             default = plain_value(defaults[name])
-            is_sayable = default not in (None, "")  # in words, where a recipe gives the value
-            way = f"leave it out, or give its default {default}" if is_sayable else "leave it out"
+            can_be_given = default not in (None, "")  # a flag may undo the value of a recipe
+            way = f"leave it out, or give its default {default}" if can_be_given else "leave it out"
             raise Refusal(f"{name} {value} has no effect here: {reason}; {way}.")
 
 
@@ -145,10 +145,10 @@ def _check_dependents(arguments: "TrainingArguments") -> None:
 
 
 def _check_devices(arguments: "TrainingArguments", rank: int) -> None:
-    """What needs a GPU or the launcher's word."""
+    """Refuse settings that need a GPU, or that contradict the launcher."""
     has_gpu = torch.accelerator.is_available() and not arguments.use_cpu
     if arguments.tf32 and not has_gpu:
-        raise Refusal("tf32 true needs a GPU and there is none; leave it out, or give false.")
+        raise Refusal("tf32 true needs a GPU, but there is none; leave it out, or give false.")
     if arguments.local_rank not in (-1, rank):
         raise Refusal(
             f"local_rank {arguments.local_rank} is not what the launcher says (LOCAL_RANK {rank}); "
@@ -157,13 +157,13 @@ def _check_devices(arguments: "TrainingArguments", rank: int) -> None:
 
 
 def _launched_local_rank() -> int:
-    """LOCAL_RANK; -1 without. Raises: Refusal for words of a launcher that is not there."""
+    """Return LOCAL_RANK, or -1. Raises: Refusal for a launcher's variables without a launcher."""
     names = [name for name in (*WORLD_SIZES, *RANKS, "LOCAL_RANK") if name in os.environ]
     numbers = {name: number(name) for name in names}
     rank = numbers.get("LOCAL_RANK", -1)
     if (rank >= 0 or launched_processes() > 1) and "MASTER_ADDR" not in os.environ:
         raise Refusal(
-            f"{', '.join(names)} in the environment, as a launcher sets it, but not MASTER_ADDR; "
+            f"the environment has {', '.join(names)}, as a launcher sets it, but not MASTER_ADDR; "
             f"for one process `unset {' '.join(names)}`, for several start with torchrun or "
             "accelerate launch."
         )

@@ -1,8 +1,8 @@
-"""Trackers of --report_to: which there are and whether they can be used, before the data is read.
+"""Checks the trackers of --report_to before the data is read.
 
 transformers makes the trackers when the model is built, and a tracker looks for its key when the
-training begins. Here what is not installed, has no key or contradicts its own switch is refused
-with what to install or to change.
+training begins. This file refuses a tracker that is not installed, has no key or is switched off,
+and says what to install or to change.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainingArguments
 
 NOTHING_LOST = "or leave it out (metrics.jsonl is always written)"
-# tracker -> the module it is, and what pip calls it where that is another name
+# tracker -> its module, and its pip package if that has another name
 MODULES = {
     "azure_ml": ("azureml", "azureml-core"),
     "clearml": ("clearml", ""),
@@ -39,19 +39,22 @@ MODULES = {
 
 
 def trackers_of(arguments: "TrainingArguments") -> list[str]:
-    """The names in report_to: a word, several, or words with commas; `none` alone is no tracker."""
+    """List the names in report_to: one word, several, or words with commas; `none` = no names."""
     given = arguments.report_to
     words = [given] if isinstance(given, str) else list(given or [])
     names = [name.strip() for word in words for name in word.split(",") if name.strip()]
     names = list(dict.fromkeys(names))
     for alone in {"none", "all"}.intersection(names):
         if len(names) > 1:
-            raise Refusal(f"report_to {' '.join(names)}: {alone} stands alone or not at all.")
+            raise Refusal(
+                f"report_to {' '.join(names)}: {alone} cannot be combined with other names; give "
+                "it alone or leave it out."
+            )
     return [] if names == ["none"] else names
 
 
 def check_trackers(arguments: "TrainingArguments") -> None:
-    """Settle report_to as a list of trackers. Raises: Refusal where one cannot be used."""
+    """Turn report_to into a list of trackers. Raises: Refusal when one cannot be used."""
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,
         get_available_reporting_integrations,
@@ -68,7 +71,8 @@ def check_trackers(arguments: "TrainingArguments") -> None:
     if unknown:
         known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
         raise Refusal(
-            f"report_to names {unknown[0]}, which is no tracker; give none, all or some of {known}."
+            f"report_to names {unknown[0]}, which is not a tracker; give none, all or some of "
+            f"{known}."
         )
     for name in names:
         if name not in available:
@@ -88,15 +92,15 @@ def _why_not(name: str) -> str:
 
 
 def _check_wandb() -> None:
-    """wandb would ask for a key when the training begins, and fail where nobody answers."""
+    """Check wandb's key now; it would ask for one when training begins, where nobody answers."""
     import wandb
     from pydantic import ValidationError
     from wandb.sdk.lib.wbauth import authenticate_session
 
     if os.environ.get("WANDB_DISABLED", "").lower() in ON:
         raise Refusal(
-            "report_to names wandb and WANDB_DISABLED is set, which contradict each other; unset "
-            "it (WANDB_MODE=offline works without a network), or take wandb out of --report_to."
+            "report_to names wandb, but WANDB_DISABLED is set; unset it (WANDB_MODE=offline works "
+            "without a network), or take wandb out of --report_to."
         )
     settings = wandb.Settings()
     folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
@@ -110,8 +114,8 @@ def _check_wandb() -> None:
             host=settings.base_url, source="report_to", prompt=False, update_session=False
         )
     except (ValidationError, wandb.errors.Error) as error:
-        said = error.errors()[0] if isinstance(error, ValidationError) else {}
-        reason = f"{'.'.join(map(str, said['loc']))}: {said['msg']}" if said else told(error)
+        first = error.errors()[0] if isinstance(error, ValidationError) else {}
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else told(error)
         raise Refusal(f"report_to names wandb, whose settings are wrong ({reason}).") from None
     if not key and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise Refusal(
@@ -127,18 +131,18 @@ def refuse_when_trackers_fail(callbacks: "Iterable[TrainerCallback]") -> None:
     names = {kind: name for name, kind in INTEGRATION_TO_CALLBACK.items()}
     for callback in callbacks:
         if name := names.get(type(callback)):
-            callback.on_train_begin = _told_of(callback.on_train_begin, name)
+            callback.on_train_begin = _refusing_errors(callback.on_train_begin, name)
 
 
-def _told_of(begin: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _refusing_errors(begin: Callable[..., Any], name: str) -> Callable[..., Any]:
     def begun(*args: Any, **kwargs: Any) -> Any:
         try:
             return begin(*args, **kwargs)
         except OSError as error:
-            if error.errno in NO_ROOM | NO_ACCESS:  # the disk's, with a sentence of their own
+            if error.errno in NO_ROOM | NO_ACCESS:  # errors of the disk have their own sentence
                 raise
             raise Refusal(_cannot_begin(name, error)) from error
-        except Exception as error:  # every tracker has classes of its own
+        except Exception as error:  # every tracker has error classes of its own
             raise Refusal(_cannot_begin(name, error)) from error
 
     return begun

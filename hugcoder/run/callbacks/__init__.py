@@ -1,1 +1,1 @@
-"""Trainer callbacks of any run, one concern a file."""
+"""Holds the Trainer callbacks of any run, one concern in each file."""

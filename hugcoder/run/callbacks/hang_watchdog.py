@@ -1,9 +1,9 @@
-"""Ends a run that hangs, and leaves behind where every thread of every rank stood.
+"""Ends a run that hangs, and records where every thread of every rank stood.
 
-When nothing has moved on a rank for a while, it writes its stacks to stacks/rank-R.txt in the run
-folder and to the log, waits for the other ranks, who see it there and do the same, and leaves with
-EXIT_HUNG. What hangs for ever otherwise: a rank that waits for its data, a collective whose partner
-is elsewhere, a network that does not connect the machines.
+When a rank makes no progress for a while, it writes its stacks to stacks/rank-R.txt in the run
+folder and to the log. It waits until the other ranks see the file and do the same, and exits with
+EXIT_HUNG. Otherwise a rank without data, a collective without its partner, or a network that does
+not connect the machines would hang for ever.
 """
 
 import faulthandler
@@ -25,22 +25,22 @@ from hugcoder.run.run_status import read_step, write_status
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 5.0  # at most; for the other ranks to see that one hangs
-# Until the first step has ended, at least: kernels are compiled and shards are filled
+GRACE_SECONDS = 5.0  # at most, in which the other ranks see that one hangs
+# The least limit until the first step has ended: kernels are compiled and shards are filled.
 FIRST_STEP_SECONDS = 20 * 60.0
-# For work whose length nobody knows, while other ranks may wait for it: to read and hash, or to
-# reshard or write a checkpoint of any size from or to any disk.
+# The limit for work of unknown length, such as reading, hashing, resharding or writing a checkpoint
+# of any size on any disk. Other ranks may wait for it.
 LONG_SECONDS = PATIENCE_SECONDS
 
 
 class HangWatchdog(TrainerCallback):
-    """Watches all of a run; fed by its stages, by steps, evaluation batches, log lines and saves.
+    """Watches the whole run; stages, steps, evaluation batches, log lines and saves feed it.
 
-    A thread of ours watches. One of faulthandler's stands behind it, which needs no interpreter
-    lock, for a hang inside native code that holds it; that one leaves with exit code 1, its stacks
-    are in the log until training begins.
+    One thread of ours watches. If native code hangs while it holds the interpreter lock, our thread
+    cannot run; then faulthandler's thread, which needs no lock, writes the stacks and exits with
+    code 1. Before training begins, its stacks go to the log.
 
-    Args: seconds: without a sign of life until the run is ended; 0 = never.
+    Args: seconds: without progress until the run is ended; 0 = never.
     """
 
     def __init__(self, run: Path, seconds: float, rank: int):
@@ -57,9 +57,9 @@ class HangWatchdog(TrainerCallback):
 
     @contextmanager
     def armed(self, place: str) -> Iterator[None]:
-        """Watch what is done in the block, also when it ends in an exception.
+        """Watch the work in the block, also when it ends in an exception.
 
-        Args: place: what is done first, as in "while joining the other processes".
+        Args: place: the first work, as in "while joining the other processes".
         """
         if not self.seconds:
             yield
@@ -75,22 +75,22 @@ class HangWatchdog(TrainerCallback):
             self._disarm()
 
     def at(self, place: str, seconds: float = 0.0) -> None:
-        """Something else begins; it may take `seconds` where that is longer than steps may."""
-        self._fed = time.monotonic()  # before the limit, which may be shorter now
+        """Note that other work begins; it may take `seconds`, if that is longer than the limit."""
+        self._fed = time.monotonic()  # set before the limit, which may become shorter
         self._limit, self._place = max(self.seconds, seconds), place
         if self._is_over is not None:
             backup = self._limit + 3 * self.grace
             faulthandler.dump_traceback_later(backup, file=self._file or sys.__stderr__, exit=True)
 
     def feed(self, state) -> None:
-        """Something moved."""
+        """Note progress at the trainer's step."""
         self._step = state.global_step
         self.at(f"after step {state.global_step}")
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self._is_over is not None and self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")  # for faulthandler, open before
+            self._file = self.path.open("a", encoding="utf-8")  # faulthandler needs an open file
         self._step = state.global_step
         place = f"in the self-test or the first step, after step {state.global_step}"
         self.at(place, FIRST_STEP_SECONDS)
@@ -101,8 +101,8 @@ class HangWatchdog(TrainerCallback):
     on_substep_end = on_log = on_evaluate = on_save = on_step_end
 
     def _disarm(self) -> None:
-        """Stop watching and leave nothing empty behind."""
-        if self._is_giving_up:  # others have left before us, and their connections were lost
+        """Stop watching, and remove an empty file of stacks."""
+        if self._is_giving_up:  # another rank has left, and this one lost its connection
             self._thread.join()
         self._is_over.set()
         self._is_over = None
@@ -113,7 +113,7 @@ class HangWatchdog(TrainerCallback):
         self._file = None
         if not self.path.stat().st_size:
             self.path.unlink()
-            with suppress(OSError):  # until the last rank is here it is not empty
+            with suppress(OSError):  # other ranks may still have files there
                 self.path.parent.rmdir()
 
     def _watch(self) -> None:
@@ -121,26 +121,26 @@ class HangWatchdog(TrainerCallback):
         while not is_over.wait(pause):
             quiet = time.monotonic() - self._fed
             if quiet > self._limit:
-                self._give_up(f"nothing has moved for {self._limit / 60:g} minutes")
-            # a rank that waits for another may have begun to wait much later
+                self._give_up(f"no progress for {self._limit / 60:g} minutes")
+            # a rank that waits for the hanging one may have begun to wait much later
             if quiet > self.seconds / 10 and self._has_another_hung():
-                self._give_up(f"another rank hangs, and nothing has moved here for {quiet:.0f} s")
+                self._give_up(f"another rank hangs, and no progress here for {quiet:.0f} s")
 
     def _has_another_hung(self) -> bool:
         before = self._stacks_before
         return any(size > before.get(name, 0) for name, size in self._stacks_of_others().items())
 
     def _is_anothers_folder(self) -> bool:
-        """Whether who held the folder when this start began holds it still: it is not ours then."""
+        """Tell whether the owner before this start still owns the folder: then it is not ours."""
         holder = holder_of(self.run)
         return holder != "" and holder == self._holder_before
 
     def _stacks_of_others(self) -> dict[str, int]:
-        """The sizes of what other ranks have written, by name."""
+        """Return the sizes of the other ranks' files of stacks, by name."""
         paths = [path for path in self.path.parent.glob("rank-*.txt") if path != self.path]
         sizes = {}
         for path in paths:
-            with suppress(OSError):  # who leaves takes an empty one away
+            with suppress(OSError):  # a rank that leaves removes its empty file
                 sizes[path.name] = path.stat().st_size
         return {name: size for name, size in sizes.items() if size}
 
@@ -153,13 +153,12 @@ class HangWatchdog(TrainerCallback):
         )
         logger.error(sentence)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        with suppress(OSError):  # on a full disk the log alone has them
+        with suppress(OSError):  # on a full disk only the log has the stacks
             if is_ours:
                 self._write_stacks(sentence)
         time.sleep(self.grace)
-        if (
-            self.rank == 0 and is_ours
-        ):  # last: where the main thread has failed meanwhile, it said so
+        # written last, because a main thread that failed meanwhile has written its own status
+        if self.rank == 0 and is_ours:
             with suppress(OSError):
                 step = read_step(self.run) if self._step is None else self._step
                 write_status(self.run, "hung", step, EXIT_HUNG)

@@ -1,4 +1,4 @@
-"""Carries through a checkpoint what parts of the trainer must remember."""
+"""Saves in a checkpoint what parts of the trainer must remember."""
 
 from typing import Any, Protocol
 
@@ -7,7 +7,7 @@ from transformers.trainer_callback import ExportableState
 
 
 class Rememberer(Protocol):
-    """Something with a state of JSON values, the same on every rank."""
+    """Has a state of JSON values, the same on every rank."""
 
     def state(self) -> dict[str, Any]: ...
 
@@ -15,10 +15,10 @@ class Rememberer(Protocol):
 
 
 class KeptState(TrainerCallback, ExportableState):
-    """Saves the state of each part in trainer_state.json and gives it back before the first step.
+    """Saves the state of each part in trainer_state.json and restores it before the first step.
 
-    The Trainer's own way back, restore_callback_states_from_checkpoint, is not used: it makes new
-    callbacks, and restores the order to stop of a run that was stopped.
+    The Trainer's own restore_callback_states_from_checkpoint is not used: it makes new callbacks,
+    and makes a run that was stopped stop again.
     """
 
     def __init__(self, parts: dict[str, Rememberer]):

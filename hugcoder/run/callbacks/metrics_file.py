@@ -1,5 +1,4 @@
-"""metrics.jsonl in the run folder: one line for each log event, always, whatever `report_to`
-says."""
+"""Writes metrics.jsonl in the run folder: one line for each log event, whatever `report_to` is."""
 
 import time
 from pathlib import Path
@@ -13,13 +12,13 @@ CLOSING = ("eval/", "train/train_")  # scores and summary, written once the last
 
 
 class MetricsFile(TrainerCallback):
-    """Names as trackers show them: train/loss, eval/bits_per_byte; see docs/metrics.md."""
+    """Writes names as trackers show them: train/loss, eval/bits_per_byte; see docs/metrics.md."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Cut off what a resumed run will log again: at its end, only the closing lines."""
+        """Cut off what a resumed run will log again; at the last step, also the closing lines."""
         if state.is_world_process_zero:
             is_over = state.global_step >= state.max_steps
             cut_back(self.path, state.global_step, CLOSING if is_over else ())

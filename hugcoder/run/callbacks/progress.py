@@ -1,4 +1,4 @@
-"""One readable log line an event, with the time left."""
+"""Writes one readable log line for each event, with the time left."""
 
 import logging
 import time
@@ -44,7 +44,7 @@ def _training(logs: dict[str, float]) -> str:
 
 
 def _held_out(logs: dict[str, float]) -> str:
-    """The scores that there are; "" for other logs."""
+    """Format the held-out scores in the logs; "" when there are none."""
     labels = {
         "eval_bits_per_byte": "%.3f bits per byte",
         "eval_middle_bits_per_byte": "middles %.3f",

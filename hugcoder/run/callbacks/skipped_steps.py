@@ -1,4 +1,4 @@
-"""skipped_steps.jsonl in the run folder: every update that was dropped, and the documents in it."""
+"""Writes skipped_steps.jsonl in the run folder: each skipped update, and the documents in it."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ NAMED_DOCUMENTS = 3  # in the log; the file names them all
 
 
 class SkippedSteps(TrainerCallback):
-    """Tells of skipped steps at once; a resumed run cuts off what it will tell again."""
+    """Records skipped steps at once; a resumed run cuts off those that it will record again."""
 
     def __init__(self, path: Path, documents_in: DocumentsIn, rows_per_step: int):
         self.path, self.documents_in, self.rows_per_step = path, documents_in, rows_per_step

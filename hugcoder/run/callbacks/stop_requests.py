@@ -1,10 +1,10 @@
 """Stops or saves a run on request: a signal to any one rank, or a file in the run folder.
 
-SIGTERM, SIGINT or SIGUSR1 to one rank, or a file STOP: all ranks take a checkpoint at the same
-step and the run ends with EXIT_STOPPED. A file SAVE: they take a checkpoint and go on. The ranks
-agree by a reduction on the CPU that is begun at the end of a step and read at the end of the next:
-nobody waits for it and no device is synchronised. The same signal again, some seconds later, does
-what it did before it was caught.
+SIGTERM, SIGINT or SIGUSR1 to one rank, or a file STOP: all ranks save a checkpoint at the same step
+and the run ends with EXIT_STOPPED. A file SAVE: they save a checkpoint and continue. The ranks
+agree by a reduction on the CPU. It begins at the end of a step and is read at the end of the next,
+so no rank waits for it and no device is synchronised. The same signal again, some seconds later,
+has its usual effect.
 """
 
 import logging
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STOP, SAVE = "STOP", "SAVE"  # files in the run folder
-STOP_FILE = 64  # among signal numbers, of which Linux has 64: the file was seen
-POLL_SECONDS = 1.0  # at most so often rank 0 looks for the files
-# Launchers pass a signal on that the scheduler has sent to every process: the same one comes twice.
+STOP_FILE = 64  # stands for the file among signal numbers; no signal of ours has the number 64
+POLL_SECONDS = 1.0  # rank 0 looks for the files at most this often
+# A scheduler sends a signal to every process, and launchers pass it on: the same one comes twice.
 REPEAT_SECONDS = 5.0
 
 
 class StopSignals:
-    """The first signal that came, and the handlers that were there before."""
+    """Holds the first signal that came, and the handlers that were there before."""
 
     def __init__(self):
         self.received = 0
         self._before = {}
-        self._first = {}  # when each came first
+        self._first = {}  # signal -> when it first came
 
     def _remember(self, number: int, frame) -> None:
         if number in self._first:
@@ -50,13 +50,13 @@ class StopSignals:
         self._first[number] = time.monotonic()
         self.received = self.received or number
         name = signal.Signals(number).name
-        sentence = f"{name}: a checkpoint after this step, then the end; again, later, ends at once"
+        sentence = f"{name}: saving a checkpoint after this step, then ending; again to end at once"
         os.write(2, f"{sentence}\n".encode())  # logging may hold a lock here
 
 
 @contextmanager
 def listening() -> Iterator[StopSignals]:
-    """Remember signals from here on; a signal that is ignored (nohup, `&` in scripts) stays so."""
+    """Remember signals in the block; an ignored signal (nohup, `&` in scripts) stays ignored."""
     signals = StopSignals()
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
     signals._before = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN}
@@ -70,10 +70,10 @@ def listening() -> Iterator[StopSignals]:
 
 
 def ignoring_signals(start_worker: Callable[[int], None] | None) -> Callable[[int], None]:
-    """A data worker's start that also makes it ignore the signals.
+    """Return a data worker's start function that also makes the worker ignore the signals.
 
-    Ctrl-C and schedulers signal whole process groups; a worker that dies of it takes the run along.
-    Workers end when the training process tells them to, or is gone.
+    Ctrl-C and schedulers signal whole process groups, and a worker that dies ends the run. Workers
+    end when the training process tells them to, or is gone.
     """
     return partial(_start_ignoring, start_worker)
 
@@ -86,7 +86,7 @@ def _start_ignoring(start_worker: Callable[[int], None] | None, worker: int) -> 
 
 
 def refuse_while_stopped(run: Path) -> None:
-    """Raises: Refusal on every rank when rank 0 sees the file STOP in the run folder."""
+    """Look for the file STOP on rank 0. Raises: Refusal on every rank when it is there."""
     if on_rank_0((run / STOP).exists):
         raise Refusal(
             f"{run / STOP} is there, so this run is not started; remove the file, then run the "
@@ -95,9 +95,9 @@ def refuse_while_stopped(run: Path) -> None:
 
 
 class StopRequests(TrainerCallback):
-    """Acts on requests at the end of a step; `stopped` says afterwards what stopped the run.
+    """Acts on requests at the end of a step; `stopped` then says what stopped the run.
 
-    Args: finish_saving: waits, on all ranks, for a checkpoint that is written behind the training.
+    Args: finish_saving: waits, on all ranks, for a checkpoint that is written in the background.
     """
 
     def __init__(self, run: Path, signals: StopSignals, finish_saving: Callable[[], None]):
@@ -116,14 +116,14 @@ class StopRequests(TrainerCallback):
         if stop and state.global_step < state.max_steps:
             self.stopped = f"file {STOP}" if stop == STOP_FILE else signal.Signals(stop).name
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False  # the time until the kill is for the checkpoint
+            control.should_evaluate = False  # the time before a kill is for the checkpoint
         if save:
             control.should_save = self._save_is_due = True
 
     def on_save(self, args, state, control, **kwargs):
         if self._save_is_due:
             self._save_is_asked = self._save_is_due = False
-            self.finish_saving()  # whoever asked takes the file's absence for a whole checkpoint
+            self.finish_saving()  # removing the file tells the user that the checkpoint is whole
             if state.is_world_process_zero:
                 (self.run / SAVE).unlink(missing_ok=True)
 
@@ -133,7 +133,7 @@ class StopRequests(TrainerCallback):
         self._round = None
 
     def _wishes(self, is_rank_zero: bool) -> list[int]:
-        """What this rank asks for: a reason to stop, and whether to save."""
+        """Return what this rank asks for: a reason to stop, and whether to save."""
         asks_to_save = False
         if is_rank_zero and time.monotonic() - self._last_poll >= POLL_SECONDS:
             self._last_poll = time.monotonic()
@@ -143,7 +143,7 @@ class StopRequests(TrainerCallback):
         return [STOP_FILE if self._has_stop_file else self.signals.received, int(asks_to_save)]
 
     def _agree(self, wishes: list[int]) -> list[int]:
-        """The highest wishes of all ranks; in a world of several, those of the step before."""
+        """Return the highest wishes of all ranks; with several ranks, those of the last step."""
         if self._group is None:
             return wishes
         agreed = [0] * len(wishes)

@@ -1,6 +1,6 @@
-"""Tokens per second, MFU, memory and share of the cores of the steps since the last log line.
+"""Measures tokens per second, MFU, memory and CPU share of the steps since the last log line.
 
-Time spent in evaluation and saving does not count. Reads the clock only where the Trainer has just
+Time in evaluation and saving does not count. Reads the clock only after the Trainer has
 synchronised with the device for its own log line.
 """
 
@@ -16,20 +16,18 @@ from hugcoder import hardware
 
 logger = logging.getLogger(__name__)
 
-# A run whose threads get less than this share of a full machine is told of its neighbours
+# A run whose threads get less than this share of a busy machine is warned of its neighbours
 # (benchmarks/neighbours_cpu.md).
 LEAST_CPU_SHARE = 0.7
 FULL = 0.9  # share of all cores that are busy
 WAITING = (
-    ". Threads that wait for each other lose more than that: OMP_WAIT_POLICY=PASSIVE in the "
-    "environment makes it less"
+    ". Threads that wait for each other lose even more: OMP_WAIT_POLICY=PASSIVE in the "
+    "environment reduces that"
 )
 
 
 class Clock:
-    """Seconds of the wall, of this process on the cores and of all programs on them, without those
-    of pauses.
-    """
+    """Measures wall time, CPU time of this process and of all programs, without pauses."""
 
     def __init__(self):
         self.restart()
@@ -52,7 +50,10 @@ class Clock:
 
 
 class Throughput(TrainerCallback):
-    """Args: tokens_per_step over all devices, padding included. flops_per_token: see `hardware`."""
+    """Measures the throughput of a run.
+
+    Args: tokens_per_step: over all devices, with padding. flops_per_token: see `hardware`.
+    """
 
     def __init__(self, tokens_per_step: int, flops_per_token: float, num_devices: int):
         self.tokens_per_step = tokens_per_step
@@ -65,7 +66,7 @@ class Throughput(TrainerCallback):
         self.pause, self.go_on = self._clock.pause, self._clock.go_on
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._has_told_of_neighbours = not state.is_world_process_zero  # one of them tells
+        self._has_told_of_neighbours = not state.is_world_process_zero  # only one rank warns
         self._restart(state.global_step)
 
     def _restart(self, step: int) -> None:
@@ -73,7 +74,7 @@ class Throughput(TrainerCallback):
         self._last_step = step
 
     def read(self, step: int) -> dict[str, float]:
-        """Metrics of the steps since the last reading; none when there were no steps."""
+        """Return metrics of the steps since the last reading; none without new steps."""
         num_steps = step - self._last_step
         seconds, own, busy = self._clock.read()
         self._restart(step)
@@ -94,14 +95,14 @@ class Throughput(TrainerCallback):
         return metrics
 
     def _tell_of_neighbours(self, step: int, cpu_share: float) -> None:
-        """Say once why it is slow."""
+        """Warn once that other programs slow the run down."""
         if self._has_told_of_neighbours:
             return
         self._has_told_of_neighbours = True
         is_passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
         logger.warning(
-            "step %s: all cores are busy, and the %s thread(s) of this process had %.0f %% of the "
-            "time they ask for; other programs or the machine's host take the rest (see `top`)%s",
+            "step %s: all cores are busy, and the %s thread(s) of this process got %.0f %% of the "
+            "time they need; other programs or the machine's host take the rest (see `top`)%s",
             f"{step:,}",
             torch.get_num_threads(),
             cpu_share * 100,
