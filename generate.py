@@ -66,16 +66,12 @@ class GenerateArguments(LoadedModelArguments):
         check_ranges(self, {"seed": SEED, "top_p": Range(1e-6, 1)})
         if self.temperature and not Range(1e-3, 1e3).holds(self.temperature):  # it would overflow
             raise Refusal(f"temperature {self.temperature} must be 0, or 0.001 to 1,000.")
-        if self.top_p < 1 and self.temperature == 0:
-            raise Refusal(
-                f"top_p {self.top_p} has no effect at temperature 0, which draws nothing; give a "
-                "temperature above 0."
-            )
-        if self.seed and self.temperature == 0:
-            raise Refusal(
-                f"seed {self.seed} has no effect at temperature 0, which draws nothing; give a "
-                "temperature above 0."
-            )
+        for name, is_given in (("top_p", self.top_p < 1), ("seed", bool(self.seed))):
+            if is_given and self.temperature == 0:
+                raise Refusal(
+                    f"{name} {getattr(self, name)} has no effect at temperature 0, which draws "
+                    "nothing; give a temperature above 0."
+                )
         if not self.start_mark or not self.end_mark or self.start_mark == self.end_mark:
             raise Refusal("start_mark and end_mark must be two different texts.")
 

@@ -51,36 +51,22 @@ def train(args: argparse.Namespace) -> None:
     from hugcoder.engines.cpu_engines import prepare_cpu_engines
 
     prepare_cpu_engines()
-    from transformers import TrainerCallback, set_seed
+    from prepared import prepared, trainer_of
+    from transformers import TrainerCallback
 
-    from hugcoder.model.size import measure_model
-    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.pretraining.loading import build_model, fix_length, load_codec, load_rows
-    from hugcoder.pretraining.trainer import PretrainTrainer
-    from hugcoder.run.material import Material
-
-    model_args = ModelArguments(config_file=args.config_file)
-    data_args = DataArguments(token_store=args.token_store, max_seq_length=128, held_out_rows=0)
-    training = PretrainArguments(
+    model, training, rows = prepared(
+        args.config_file,
+        args.token_store,
+        128,
         output_dir=str(args.folder / args.mode),
         max_steps=args.save_steps * args.num_saves + args.save_steps // 2,
         per_device_train_batch_size=1,
         save_steps=args.save_steps,
         save_total_limit=2,
         async_save=args.mode == "behind",
-        eval_strategy="no",
-        dataloader_num_workers=0,
         logging_steps=1000,
     )
-    codec = load_codec(model_args, data_args)
-    rows = load_rows(data_args, training, codec)
-    training.join()
-    fix_length(rows, training)
-    set_seed(training.seed)
-    model = build_model(model_args, codec, 128, training)
-    trainer = PretrainTrainer(
-        model, training, rows, {}, measure_model(model, 128), Material({}, rows.codec.folder)
-    )
+    trainer = trainer_of(model, training, rows)
     if args.mode == "accelerate":
         trainer.checkpoints.stage = lambda folder: False
     steps, pauses = [], []

@@ -178,12 +178,12 @@ def child(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace):
     """Model, settings and rows: the same in every process of every engine."""
-    from transformers import set_seed
+    from prepared import prepared
 
-    from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-    from hugcoder.pretraining.loading import build_model, fix_length, load_codec, load_rows
-
-    training = PretrainArguments(
+    return prepared(
+        args.config_file,
+        args.token_store,
+        args.row_length,
         output_dir=str(Path(args.output) / "run"),
         max_steps=args.num_steps,
         global_batch_size=args.rows,
@@ -196,20 +196,8 @@ def prepare(args: argparse.Namespace):
         max_grad_norm=args.max_grad_norm,
         logging_steps=LOG_STEPS,
         save_strategy="no",
-        eval_strategy="no",
-        dataloader_num_workers=0,
         bf16=args.bf16,
     )
-    model_args = ModelArguments(config_file=args.config_file)
-    data_args = DataArguments(
-        token_store=args.token_store, max_seq_length=args.row_length, held_out_rows=0
-    )
-    codec = load_codec(model_args, data_args)
-    rows = load_rows(data_args, training, codec)
-    training.join()
-    fix_length(rows, training)
-    set_seed(training.seed)
-    return build_model(model_args, codec, args.row_length, training), training, rows
 
 
 def world_size() -> int:
@@ -265,11 +253,8 @@ def bare_loop(args: argparse.Namespace) -> tuple[float, list[float]]:
 
 def with_trainer(args: argparse.Namespace) -> tuple[float, list[float]]:
     """The same through PretrainTrainer, in the engine that the launcher chose."""
+    from prepared import trainer_of
     from transformers import TrainerCallback
-
-    from hugcoder.model.size import measure_model
-    from hugcoder.pretraining.trainer import PretrainTrainer
-    from hugcoder.run.material import Material
 
     class StepClock(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -277,15 +262,7 @@ def with_trainer(args: argparse.Namespace) -> tuple[float, list[float]]:
                 times.append(now())
 
     times: list[float] = []
-    model, training, rows = prepare(args)
-    trainer = PretrainTrainer(
-        model,
-        training,
-        rows,
-        {},
-        measure_model(model, args.row_length),
-        Material({}, rows.codec.folder),
-    )
+    trainer = trainer_of(*prepare(args))
     trainer.add_callback(StepClock())
     trainer.train()
     seconds = (times[1] - times[0]) / (args.num_steps - WARM_STEPS)

@@ -22,15 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.nn.functional as F
+from prepared import prepared, trainer_of
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from hugcoder.data.batch import PackedCollator
-from hugcoder.model.size import measure_model
-from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-from hugcoder.pretraining.loading import build_model, fix_length, load_codec, load_rows
-from hugcoder.pretraining.trainer import PretrainTrainer
-from hugcoder.run.material import Material
 
 WARM_STEPS = 5  # not timed
 
@@ -58,11 +54,11 @@ def main() -> None:
 
 
 def prepare(args: argparse.Namespace):
-    folder = tempfile.mkdtemp()
-    model_args = ModelArguments(config_file=args.config_file)
-    data_args = DataArguments(token_store=args.token_store, max_seq_length=256, held_out_rows=0)
-    training = PretrainArguments(
-        output_dir=folder,
+    return prepared(
+        args.config_file,
+        args.token_store,
+        256,
+        output_dir=tempfile.mkdtemp(),
         max_steps=args.num_steps + WARM_STEPS,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
@@ -71,15 +67,7 @@ def prepare(args: argparse.Namespace):
         warmup_steps=0,
         weight_decay=0.0,
         save_strategy="no",
-        eval_strategy="no",
-        dataloader_num_workers=0,
     )
-    codec = load_codec(model_args, data_args)
-    rows = load_rows(data_args, training, codec)
-    training.join()
-    fix_length(rows, training)
-    set_seed(training.seed)
-    return build_model(model_args, codec, 256, training), training, rows
 
 
 def hand_loop(model, training, rows) -> tuple[float, list[float]]:
@@ -132,9 +120,7 @@ def with_trainer(model, training, rows) -> tuple[float, list[float]]:
     """Seconds a step and logged losses (means of ten steps are not comparable: every tenth)."""
     training.logging_steps = 10
     clock = StepClock()
-    trainer = PretrainTrainer(
-        model, training, rows, {}, measure_model(model, 256), Material({}, rows.codec.folder)
-    )
+    trainer = trainer_of(model, training, rows)
     trainer.add_callback(clock)
     losses: list[float] = []
     trainer.add_callback(_EveryTenth(trainer, losses))
@@ -177,9 +163,7 @@ def host_synchronisations(model, training, rows) -> dict[str, float]:
     """Reads a micro-batch in steps without a log line, by package."""
     training.logging_strategy = type(training.logging_strategy)("no")
     training.logging_first_step = False
-    trainer = PretrainTrainer(
-        model, training, rows, {}, measure_model(model, 256), Material({}, rows.codec.folder)
-    )
+    trainer = trainer_of(model, training, rows)
     counter = CountSynchronisations()
     trainer.add_callback(_CountBetween(counter))
     trainer.train()

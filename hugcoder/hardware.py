@@ -66,11 +66,6 @@ def can_train_in(precision: Literal["fp16", "bf16"], on_cpu: bool, is_deepspeed:
     return precision == "fp16" or is_torch_bf16_gpu_available()
 
 
-def processor_has_fp16() -> bool:
-    """Tell whether this processor computes in fp16; otherwise DeepSpeed refuses fp16 on a CPU."""
-    return torch.ops.mkldnn._is_mkldnn_fp16_supported()
-
-
 def processor_has_bf16() -> bool:
     """Tell whether this processor has instructions for bf16.
 

@@ -68,7 +68,7 @@ def check_steps_or_share(settings: Any, *names: str) -> None:
 
 
 def plain_value(value: Any) -> Any:
-    """A value as the user wrote it."""
+    """Return a value as the user wrote it."""
     if isinstance(value, list):
         return " ".join(str(plain_value(item)) for item in value)
     return value.value if isinstance(value, Enum) else value
@@ -77,4 +77,6 @@ def plain_value(value: Any) -> Any:
 def check_choice(arguments: Any, name: str, allowed: tuple[str, ...], more: str = "") -> None:
     value = plain_value(getattr(arguments, name))
     if value not in (None, *allowed):
-        raise Refusal(f"{name} {value} is not possible here, only {', '.join(allowed)}{more}.")
+        raise Refusal(
+            f"{name} {value} is not possible here; give one of {', '.join(allowed)}{more}."
+        )
