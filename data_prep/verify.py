@@ -73,13 +73,15 @@ def _corpus(folder: Path) -> FileTable:
 def _store(folder: Path) -> FileTable:
     table = token_store.check_files(folder)
     if found := changed(folder, table):
-        raise Refusal(token_store.is_damaged(folder, found))
+        raise Refusal(token_store.damage_sentence(folder, found))
     for split in corpora.SPLITS:
         token_store.TokenStore(folder, split)
     expected = token_store.manifest_of(folder)["tokenizer_sha256"]
     if codec.Codec(folder / token_store.TOKENIZER).fingerprint != expected:
         name = f"{token_store.TOKENIZER}/tokenizer.json"
-        raise Refusal(token_store.is_damaged(folder, f"{name} has changed since it was written"))
+        raise Refusal(
+            token_store.damage_sentence(folder, f"{name} has changed since it was written")
+        )
     return table
 
 
@@ -87,7 +89,7 @@ def _tokenizer(folder: Path) -> FileTable:
     codec.Codec(folder)  # compares names and sizes, and the hash of tokenizer.json
     table = codec.files_of(read_manifest(folder) or {})
     if found := changed(folder, table):
-        raise Refusal(codec.is_damaged(folder, found))
+        raise Refusal(codec.damage_sentence(folder, found))
     return table
 
 

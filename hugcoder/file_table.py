@@ -59,7 +59,7 @@ def changed(folder: Path, table: FileTable) -> str:
     return ""
 
 
-def stranger(folder: Path, subfolders: Iterable[str], known: Collection[str]) -> str:
+def unknown_file(folder: Path, subfolders: Iterable[str], known: Collection[str]) -> str:
     """Name the first unknown file in some subfolders, as `a/x is a file too many`; "" = none.
 
     Hidden files do not count: file managers and file systems leave theirs everywhere.

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 PATIENCE_SECONDS = 5.0
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -56,7 +56,9 @@ def check_hub_has(name: str) -> None:
     try:
         answer = get_session().head(url, headers=build_hf_headers(), timeout=PATIENCE_SECONDS)
     except Exception as error:  # httpx's and the hub's own, without a common class
-        raise Refusal(f"{unreachable} the hub cannot be reached ({told(error)}); {give}") from None
+        raise Refusal(
+            f"{unreachable} the hub cannot be reached ({reason_of(error)}); {give}"
+        ) from None
     if answer.status_code in (401, 403, 404):
         raise Refusal(
             f"there is no folder {name}, and the hub gives no model {name} (it says "

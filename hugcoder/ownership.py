@@ -134,14 +134,14 @@ def _take(folder: Path, patience: float) -> Owner:
         if mine is not None:
             break
         if state == "alive":
-            raise Refusal(_is_in_use(folder, found))
+            raise Refusal(_in_use_sentence(folder, found))
         if state == "unseen":
             watched = _watch(folder, found, patience)
     if not has_lock:
         time.sleep(SETTLE_SECONDS)
         found = _look(folder)
         if found is None or found.owner.token != mine.token:
-            raise Refusal(_is_in_use(folder, found))
+            raise Refusal(_in_use_sentence(folder, found))
     return mine
 
 
@@ -164,11 +164,11 @@ def _watch(folder: Path, found: Sighting, patience: float) -> Sighting:
         if now is None:  # it has ended and removed its file
             break
         if now != found:
-            raise Refusal(_is_in_use(folder, now))
+            raise Refusal(_in_use_sentence(folder, now))
     return found
 
 
-def _is_in_use(folder: Path, found: Sighting | None) -> str:
+def _in_use_sentence(folder: Path, found: Sighting | None) -> str:
     who = found.owner if found else "another start, which was faster"
     return f"{folder} is in use by {who}; wait until it has ended, stop it, or give another folder."
 

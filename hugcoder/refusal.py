@@ -89,7 +89,8 @@ def _drop_output() -> None:
 def _sentence_for(error: Exception) -> str:
     """Say what to do about an error of the machine or of a path; "" for any other error."""
     if _is_out_of_memory(error):
-        return f"memory ran out ({told(error)}): give smaller sizes, or a machine with more of it."
+        reason = reason_of(error)
+        return f"memory ran out ({reason}): give smaller sizes, or a machine with more of it."
     if not isinstance(error, OSError):
         error = _from_rust(error)
     if error is None or error.errno is None:
@@ -130,7 +131,7 @@ def _from_rust(error: Exception) -> OSError | None:
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
-def told(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what a library's error says, as part of a sentence.
 
     That is its first line, and the second too if the first ends with a colon.

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is there, not the reposit
 
 from hugcoder.installed import why_not_loaded  # noqa: E402
 from hugcoder.last_words import BY_LAUNCHER  # noqa: E402
-from hugcoder.refusal import EXIT_HUNG, EXIT_REFUSED, EXIT_STOPPED, told  # noqa: E402
+from hugcoder.refusal import EXIT_HUNG, EXIT_REFUSED, EXIT_STOPPED, reason_of  # noqa: E402
 
 RECIPE = "configs/recipes/pretrain_7b.yaml"  # where nobody names another
 TOKEN_STORE = "data/corpus-tokens"  # the same; made by `python -m data_prep tokenize`
@@ -169,9 +169,9 @@ def launch(launcher: str, words: list[str]) -> int:
     except SignalException as error:
         return exit_code(-error.sigval)
     except (ConnectionError, DistError, RendezvousError) as error:
-        return fail(f"the processes cannot meet: {told(error)}", 1)
+        return fail(f"the processes cannot meet: {reason_of(error)}", 1)
     except (ValueError, OSError) as error:
-        return fail(f"{launcher} cannot start them: {told(error)}", EXIT_REFUSED)
+        return fail(f"{launcher} cannot start them: {reason_of(error)}", EXIT_REFUSED)
     return 0
 
 

@@ -9,7 +9,7 @@ import yaml
 from ranks import ROOT, launch_environment, variant
 
 from hugcoder.engines import world
-from hugcoder.engines.hybrid import COPIES, OPEN, SHARDS, settle_copies, sizes
+from hugcoder.engines.hybrid import COPIES, OPEN, SHARDS, fill_in_copies, sizes
 from hugcoder.engines.launched import launched_processes, launched_with
 from hugcoder.engines.world import _check_deepspeed_numbers, check_launch
 from hugcoder.refusal import Refusal
@@ -115,7 +115,7 @@ def test_copies_and_shards_that_are_not_the_processes_are_refused(
 def test_what_accelerate_reads_of_hybrid_sharding(launched, monkeypatch, world, said):
     launched("hsdp.yaml", world=world)
     monkeypatch.setenv("WORLD_SIZE", str(world))
-    settle_copies()
+    fill_in_copies()
     assert launched_with("PARALLELISM_CONFIG") == (said is not None)
     if said:
         assert f"{os.environ[COPIES]}x{os.environ[SHARDS]}" == said

@@ -19,7 +19,7 @@ import fim
 from hugcoder.data.fim_formats import SENTINELS, find_ids
 from hugcoder.file_table import FileTable, missing_or_resized
 from hugcoder.files import MANIFEST, keys_demanded, read_manifest
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 
 @functools.cache
@@ -52,7 +52,7 @@ class Codec:
             self._tokenizer = Tokenizer.from_buffer(data)
         except Exception as error:  # tokenizers raises nothing more precise
             raise Refusal(
-                f"{path} is not a tokenizer ({told(error)}); copy it again, or train one with "
+                f"{path} is not a tokenizer ({reason_of(error)}); copy it again, or train one with "
                 "`python -m tokenizer`."
             ) from None
         self._mark_sentinels_special()
@@ -166,7 +166,7 @@ def _check_files(folder: Path, fingerprint: str) -> None:
     if not found and manifest.get("tokenizer_sha256") != fingerprint:
         found = "tokenizer.json has changed since it was written (its SHA-256 differs)"
     if found:
-        raise Refusal(is_damaged(folder, found))
+        raise Refusal(damage_sentence(folder, found))
 
 
 def files_of(manifest: dict[str, Any]) -> FileTable:
@@ -175,7 +175,7 @@ def files_of(manifest: dict[str, Any]) -> FileTable:
     return manifest.get("files", old)
 
 
-def is_damaged(folder: Path, what: str) -> str:
+def damage_sentence(folder: Path, what: str) -> str:
     """Return the sentence that refuses a damaged folder."""
     return (
         f"the tokenizer {folder} is not what its {MANIFEST} says: {what}; copy the folder again, "

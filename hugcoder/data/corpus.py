@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hugcoder.file_table import FileTable, changed, missing_or_resized, stranger
+from hugcoder.file_table import FileTable, changed, missing_or_resized, unknown_file
 from hugcoder.files import MANIFEST, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
@@ -95,14 +95,14 @@ def check_files(corpus: Path) -> FileTable:
     manifest = manifest_of(corpus)
     table = files_of(manifest)
     with keys_demanded(corpus):
-        found = missing_or_resized(corpus, table) or stranger(corpus, SPLITS, table)
+        found = missing_or_resized(corpus, table) or unknown_file(corpus, SPLITS, table)
     if found:
-        raise Refusal(_is_damaged(corpus, found))
+        raise Refusal(_damage_sentence(corpus, found))
     with keys_demanded(corpus):
         formulas = (fingerprint_of, _nameless_fingerprint_of)
         is_consistent = manifest["fingerprint"] in [of(manifest["shards"]) for of in formulas]
     if not is_consistent:
-        raise Refusal(_is_damaged(corpus, "its fingerprint is not the one of its shards"))
+        raise Refusal(_damage_sentence(corpus, "its fingerprint is not the one of its shards"))
     return table
 
 
@@ -112,10 +112,10 @@ def check_content(corpus: Path, table: FileTable, names: Iterable[str]) -> None:
     Raises: Refusal naming the first shard that has changed.
     """
     if found := changed(corpus, {name: table[name] for name in names}):
-        raise Refusal(_is_damaged(corpus, found))
+        raise Refusal(_damage_sentence(corpus, found))
 
 
-def _is_damaged(corpus: Path, what: str) -> str:
+def _damage_sentence(corpus: Path, what: str) -> str:
     return (
         f"the corpus {corpus} is not what its {MANIFEST} says: {what}; copy the folder again, or "
         "delete it and run `python -m data_prep`."

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hugcoder.data.corpus import SPLITS
-from hugcoder.file_table import FileTable, missing_or_resized, stranger
+from hugcoder.file_table import FileTable, missing_or_resized, unknown_file
 from hugcoder.files import MANIFEST, format_demanded, keys_demanded, read_manifest
 from hugcoder.refusal import Refusal
 
@@ -127,13 +127,15 @@ def check_files(store: Path) -> FileTable:
         f"{split}/{s}.{COUNTS}" for split in SPLITS for s in manifest["splits"][split]["shards"]
     }
     with keys_demanded(store):
-        found = missing_or_resized(store, table) or stranger(store, SPLITS, table.keys() | counts)
+        found = missing_or_resized(store, table) or unknown_file(
+            store, SPLITS, table.keys() | counts
+        )
     if found:
-        raise Refusal(is_damaged(store, found))
+        raise Refusal(damage_sentence(store, found))
     return table
 
 
-def is_damaged(store: Path, what: str) -> str:
+def damage_sentence(store: Path, what: str) -> str:
     """Return the sentence that refuses a damaged store."""
     return (
         f"the token store {store} is not what its {MANIFEST} says: {what}; copy the folder again, "
@@ -156,7 +158,7 @@ class TokenStore:
         self.prefixes = [self.folder / split / name for name in manifest["splits"][split]["shards"]]
         self._read_index(manifest["splits"][split])
 
-    def _read_index(self, counts_said: dict[str, Any]) -> None:
+    def _read_index(self, expected: dict[str, Any]) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -173,20 +175,21 @@ class TokenStore:
         self.num_bytes = table["num_bytes"].to_numpy()
         self.languages, self.language_names = _codes(table["language"], "languages")
         self.sources, self.source_names = _codes(table["source"], "sources")
-        self._check_index(shards, counts_said)
+        self._check_index(shards, expected)
         counts = [shard.num_rows for shard in shards]
         self._first_document = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._shard = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         self._token_offset = _offsets_within(self.lengths, self._first_document)
         self._line_offset = _offsets_within(-(-self.lengths // LINE_BLOCK), self._first_document)
 
-    def _check_index(self, shards: list[Any], said: dict[str, Any]) -> None:
+    def _check_index(self, shards: list[Any], expected: dict[str, Any]) -> None:
         """Compare the index with the manifest's counts and with the sizes of its token files."""
         found = {"documents": len(self.lengths), "tokens": int(self.lengths.sum())}
         for name, number in found.items():
-            if number != said[name]:
-                what = f"the index of {self.split}/ counts {number:,} {name}, not {said[name]:,}"
-                raise Refusal(is_damaged(self.folder, what))
+            if number != expected[name]:
+                counted = f"the index of {self.split}/ counts {number:,} {name}"
+                what = f"{counted}, not {expected[name]:,}"
+                raise Refusal(damage_sentence(self.folder, what))
         for prefix, shard in zip(self.prefixes, shards, strict=True):
             lengths = shard["num_tokens"].to_numpy()
             num_blocks = int((-(-lengths // LINE_BLOCK)).sum())
@@ -196,7 +199,7 @@ class TokenStore:
             }
             table = {name: {"bytes": size} for name, size in sizes.items()}
             if what := missing_or_resized(self.folder, table):
-                raise Refusal(is_damaged(self.folder, f"{what}, as its index says"))
+                raise Refusal(damage_sentence(self.folder, f"{what}, as its index says"))
 
     def __len__(self) -> int:
         return len(self.lengths)

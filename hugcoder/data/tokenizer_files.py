@@ -7,7 +7,7 @@ programs look for them. Only `tokenizer.json` decides the ids.
 import shutil
 from pathlib import Path
 
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 TOKENIZER = "tokenizer.json"
 TRAINED = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # written by tokenizer/
@@ -57,5 +57,5 @@ def hub_tokenizer(name: str) -> Path:
         folder = Path(cached_file(name, TOKENIZER)).parent
         snapshot_download(name, allow_patterns=[*FILES, f"{TEMPLATES}/*.jinja"])
     except OSError as error:
-        raise Refusal(f"{name} has no tokenizer: {told(error)}.") from None
+        raise Refusal(f"{name} has no tokenizer: {reason_of(error)}.") from None
     return folder

@@ -15,7 +15,7 @@ OTHERS = tuple(f"PARALLELISM_CONFIG_{name}_SIZE" for name in ("TP", "CP", "SP"))
 OPEN = -1
 
 
-def settle_copies() -> None:
+def fill_in_copies() -> None:
     """Fill in the copies and shards that the YAML leaves open, before accelerate reads them.
 
     One copy becomes plain FSDP2. Does nothing when no parallelism is asked for.

@@ -1,4 +1,4 @@
-"""Which model a program loads, where to and in what precision; its own settings stand behind."""
+"""Defines the settings of a loaded model; a program adds its own after them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +9,8 @@ from hugcoder.setting import with_help
 
 @dataclass
 class LoadedModelArguments:
+    """Says which model to load, on which device and in which precision."""
+
     model: str = with_help(
         "", "Run folder, its model/ folder, or the name of a model on the hub; the first word."
     )

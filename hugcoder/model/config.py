@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from hugcoder.engines.zero import without_zero3
 from hugcoder.model.config_keys import check_keys, nearest
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def read_config(path: str) -> PretrainedConfig:
             config = config_class(**values)
     except Exception as error:  # the config classes may raise anything for a wrong value
         raise Refusal(
-            f"{path} is not a valid config of model type {model_type}: {told(error)}"
+            f"{path} is not a valid config of model type {model_type}: {reason_of(error)}"
         ) from None
     if complaints:
         raise Refusal(f"{path}: {complaints[0]}")
@@ -88,8 +88,8 @@ def check_config(path: str) -> None:
         logger.info("%s could not be tried before the start (%s)", path, type(error).__name__)
     except Exception as error:  # the model's code may raise anything
         raise Refusal(
-            f"no model can be made of {path}: {told(error)}; compare its sizes with those of a "
-            "config in configs/models."
+            f"no model can be made of {path}: {reason_of(error)}; compare its sizes with those "
+            "of a config in configs/models."
         ) from None
 
 
@@ -131,7 +131,7 @@ def _read_values(path: str) -> dict[str, Any]:
         )
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         raise Refusal(
-            f"{path} is not a Hugging Face model config ({told(error)}); start from one in "
+            f"{path} is not a Hugging Face model config ({reason_of(error)}); start from one in "
             "configs/models."
         ) from None
     if not isinstance(values, dict):

@@ -31,7 +31,7 @@ from hugcoder.file_table import changed
 from hugcoder.files import MANIFEST, read_object
 from hugcoder.model import manifest
 from hugcoder.model.config_keys import check_keys
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _json_damage(path: Path) -> str:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
-        return f"is not JSON ({told(error)})"
+        return f"is not JSON ({reason_of(error)})"
     if not isinstance(values, dict):
         return "is not a JSON object"
     return _index_damage(values) if path.name in WEIGHTS else ""
@@ -217,7 +217,7 @@ def _weights_damage(path: Path) -> str:
             with safe_open(path, "pt"):
                 return ""
     except Exception as error:  # safetensors' error comes from Rust and is a plain Exception
-        return f"is cut or holds no weights ({told(error)})"
+        return f"is cut or holds no weights ({reason_of(error)})"
     is_torch_file = zipfile.is_zipfile(path) or head.startswith(PICKLE)
     return "" if is_torch_file else "is cut or holds no weights (torch.save did not write it)"
 
@@ -242,7 +242,7 @@ def _load(
                 **where,
             )
     except Exception as error:  # of safetensors, pickle, torch, transformers and the config's class
-        raise Refusal(f"{name} cannot be loaded: {_told_with_file(name, error)}.") from error
+        raise Refusal(f"{name} cannot be loaded: {_reason_with_file(name, error)}.") from error
     if reason := _difference(info):
         raise Refusal(
             f"the weights of {name} are not those of its config.json: {reason}; {REPAIR}."
@@ -250,11 +250,11 @@ def _load(
     return model
 
 
-def _told_with_file(name: str, error: Exception) -> str:
+def _reason_with_file(name: str, error: Exception) -> str:
     """Return the error's first line, with the broken file if one is found."""
     folder = _folder_of(name)
     found = broken_file(folder) if folder else ""
-    return f"{found} ({told(error)})" if found else told(error)
+    return f"{found} ({reason_of(error)})" if found else reason_of(error)
 
 
 def _folder_of(name: str) -> Path | None:
@@ -282,7 +282,7 @@ def _difference(info: dict[str, Any]) -> str:
             more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
             verb = "is" if len(names) == 1 else "are"
             return f"{', '.join(names[:NAMES_SHOWN])}{more} {verb} {what}"
-    return "; ".join(told(ValueError(message)) for message in info["error_msgs"])
+    return "; ".join(reason_of(ValueError(message)) for message in info["error_msgs"])
 
 
 def _check_dtypes(name: str, model: PreTrainedModel) -> None:

@@ -23,7 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hugcoder.engines.sharded_parameters import local_part, own_name, write_whole
 from hugcoder.model.residual import check_residual_init, writes_to_residual
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 SAMPLE = 64  # first values of a tensor; they show whether it has been drawn, or drawn again
 
@@ -206,7 +206,7 @@ def build_random(
     except (ImportError, ValueError) as error:  # the kernel is missing, or not for this model
         raise Refusal(
             f"attn_implementation {attn_implementation} is not available for model type "
-            f"{config.model_type}: {told(error)}; give another, such as eager."
+            f"{config.model_type}: {reason_of(error)}; give another, such as eager."
         ) from None
     if residual_init != "normal":
         check_residual_init(model, model.config, residual_init)

@@ -16,14 +16,14 @@ from transformers.trainer_utils import SchedulerType
 
 from hugcoder import hardware
 from hugcoder.engines.cpu_engines import prepare_cpu_engines
-from hugcoder.engines.hybrid import settle_copies
+from hugcoder.engines.hybrid import fill_in_copies
 from hugcoder.engines.launched import launched_processes, launched_with
 from hugcoder.ranges import Range
 from hugcoder.refusal import Refusal
 from hugcoder.run import trainer_settings
 from hugcoder.run.batch_size import rows_at_a_time
 from hugcoder.run.idle_settings import idle_settings
-from hugcoder.run.schedule import check_schedule, settle_intervals, settle_schedule
+from hugcoder.run.schedule import check_schedule, set_schedule_arguments, turn_shares_into_steps
 from hugcoder.run.setting_checks import CHOICES, RANGES, check_settings
 from hugcoder.setting import with_help
 
@@ -155,12 +155,12 @@ class RunArguments:
                 raise Refusal(f"{name} {getattr(self, name)} is not a share; give 0 to 1.")
         if str(self.fsdp).lower() in ("true", "false"):  # the command line knows only words
             self.fsdp = str(self.fsdp).lower() == "true"
-        self._settle_epochs()
+        self._check_length()
         check_settings(self)
         self._check_guards()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._check_precision()
-        self._settle_batch(launched_processes())
+        self._derive_batch(launched_processes())
         self._check_compiler()
         self.has_joined = False
 
@@ -181,7 +181,7 @@ class RunArguments:
         """
         if self.has_joined:
             return
-        settle_copies()  # before super(), where accelerate reads them and makes the group
+        fill_in_copies()  # before super(), where accelerate reads them and makes the group
         prepare_cpu_engines(fsdp=bool(self.fsdp))
         is_joined = torch.distributed.is_initialized()
         try:
@@ -218,7 +218,7 @@ class RunArguments:
                 "--torch_compile false."
             )
 
-    def _settle_epochs(self) -> None:
+    def _check_length(self) -> None:
         """Check that one setting says how long the run is."""
         if self.max_steps != -1 and not Range(1, MOST_STEPS, is_whole=True).holds(self.max_steps):
             raise Refusal(
@@ -254,7 +254,7 @@ class RunArguments:
                     "for float32."
                 )
 
-    def _settle_batch(self, num_devices: int) -> None:
+    def _derive_batch(self, num_devices: int) -> None:
         """Derive rows at a time and accumulation from the rows of a step; DeepSpeed reads both."""
         self.rows_allowed = self.per_device_train_batch_size
         if not self.global_batch_size:
@@ -286,5 +286,5 @@ class RunArguments:
                 1, int(self.num_train_epochs * rows_per_epoch / self.rows_per_step)
             )
             check_schedule(self)
-        settle_schedule(self)
-        settle_intervals(self)
+        set_schedule_arguments(self)
+        turn_shares_into_steps(self)

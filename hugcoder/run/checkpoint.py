@@ -102,7 +102,7 @@ def _choose_named(run: Path, given: Path, identity: Identity) -> Path:
 
     Otherwise every restart with the flag would begin at the given checkpoint again.
     """
-    if (latest := _gone_on(run, given)) is not None:
+    if (latest := _latest_after(run, given)) is not None:
         compare_identity(latest, identity)
         logger.warning(
             "the run was sent back to %s before, so it now resumes from %s; delete %s to go back "
@@ -128,7 +128,7 @@ def _choose_named(run: Path, given: Path, identity: Identity) -> Path:
     return given
 
 
-def _gone_on(run: Path, given: Path) -> Path | None:
+def _latest_after(run: Path, given: Path) -> Path | None:
     """Find the last whole checkpoint after the given one, if the run was sent back to it before.
 
     The given checkpoint itself, as the oldest, may already be deleted.

@@ -28,7 +28,7 @@ from hugcoder.files import write_json
 from hugcoder.model import manifest
 from hugcoder.model.pretrained import weight_files
 from hugcoder.ownership import contents
-from hugcoder.refusal import Refusal, told
+from hugcoder.refusal import Refusal, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,9 @@ def _model_of(source: Path) -> PreTrainedModel:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
     except Exception as error:  # a changed config may raise anything
-        raise Refusal(f"no model can be made of {source / 'config.json'}: {told(error)}.") from None
+        raise Refusal(
+            f"no model can be made of {source / 'config.json'}: {reason_of(error)}."
+        ) from None
     model.tie_weights()
     return model
 

@@ -20,12 +20,12 @@ SIMPLE = (
     SchedulerType.WARMUP_STABLE_DECAY,
     SchedulerType.CONSTANT,
     SchedulerType.CONSTANT_WITH_WARMUP,
-)  # take nothing that settle_schedule does not give
+)  # take nothing that set_schedule_arguments does not give
 PROBED_STEPS = 16  # spread over the run
 UNKNOWN_LENGTH = 10_000  # assumed steps of a run while only its epochs are known
 
 
-def settle_schedule(arguments: "TrainingArguments") -> None:
+def set_schedule_arguments(arguments: "TrainingArguments") -> None:
     """Turn the two ratios into the arguments of transformers' schedule; needs max_steps.
 
     Values in lr_scheduler_kwargs stay as they are.
@@ -45,7 +45,7 @@ def settle_schedule(arguments: "TrainingArguments") -> None:
         arguments.lr_scheduler_kwargs = {"min_lr_rate": arguments.min_lr_ratio} | given
 
 
-def settle_intervals(arguments: "TrainingArguments") -> None:
+def turn_shares_into_steps(arguments: "TrainingArguments") -> None:
     """Turn shares of the run into steps, as transformers does; needs max_steps.
 
     transformers does so only in its own state, which then differs from the arguments, and warns of
@@ -107,7 +107,7 @@ def _probe(arguments: "TrainingArguments") -> None:
     what = f"lr_scheduler_type {kind.value} with lr_scheduler_kwargs {kwargs or 'not given'}"
     warmup = arguments.get_warmup_steps(steps)
     if kind == SchedulerType.WARMUP_STABLE_DECAY:
-        kwargs = {"num_decay_steps": 0} | kwargs  # as settle_schedule will
+        kwargs = {"num_decay_steps": 0} | kwargs  # as set_schedule_arguments will
         needed = warmup + _steps_in(kwargs, what)
         if is_known and needed > steps:
             raise Refusal(

@@ -88,7 +88,7 @@ def check_settings(arguments: "TrainingArguments") -> None:
     _check_names(arguments)
     check_optimizer(arguments)
     check_schedule(arguments)
-    _settle_recomputing(arguments)
+    _merge_recomputing_names(arguments)
     _check_dependents(arguments)
     check_trackers(arguments)
     _check_devices(arguments, rank)
@@ -103,7 +103,7 @@ def _check_fixed(name: str, found: Any, value: Any, reason: str) -> None:
     raise Refusal(f"{name} {plain_value(found)} is not possible here: {reason}; {way_out}.")
 
 
-def _settle_recomputing(arguments: "TrainingArguments") -> None:
+def _merge_recomputing_names(arguments: "TrainingArguments") -> None:
     """Move gradient_checkpointing, the older name, into activation_checkpointing.
 
     Raises: Refusal when the two contradict each other.

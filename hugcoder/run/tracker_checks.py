@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hugcoder.engines.launched import ON
-from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal, told
+from hugcoder.refusal import NO_ACCESS, NO_ROOM, Refusal, reason_of
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainingArguments
@@ -115,7 +115,9 @@ def _check_wandb() -> None:
         )
     except (ValidationError, wandb.errors.Error) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {}
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else told(error)
+        reason = (
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else reason_of(error)
+        )
         raise Refusal(f"report_to names wandb, whose settings are wrong ({reason}).") from None
     if not key and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise Refusal(
@@ -149,4 +151,5 @@ def _refusing_errors(begin: Callable[..., Any], name: str) -> Callable[..., Any]
 
 
 def _cannot_begin(name: str, error: Exception) -> str:
-    return f"report_to names {name}, which cannot begin ({told(error)}); repair it, {NOTHING_LOST}."
+    reason = reason_of(error)
+    return f"report_to names {name}, which cannot begin ({reason}); repair it, {NOTHING_LOST}."
