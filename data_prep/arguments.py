@@ -44,17 +44,14 @@ class CorpusArguments:
     output_dir: str = field(
         metadata={"help": "Folder of the corpus; holds train/, held_out/ and manifest.json."}
     )
-    languages: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Languages that are kept; none given keeps every known one."},
+    languages: list[str] = with_help(
+        [], "Languages that are kept; none given keeps every known one."
     )
-    held_out: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Names of the repositories that training never sees, as in `trio zod`; with "
-            "held_out_by folder or file, folders (`zod/src`) or files. None given lets the seed "
-            "choose, so that every language with two repositories is held out and trained on."
-        },
+    held_out: list[str] = with_help(
+        [],
+        "Names of the repositories that training never sees, as in `trio zod`; with "
+        "held_out_by folder or file, folders (`zod/src`) or files. None given lets the seed "
+        "choose, so that every language with two repositories is held out and trained on.",
     )
     held_out_by: Literal["repository", "folder", "file"] = with_help(
         REPOSITORY,

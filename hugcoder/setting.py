@@ -8,7 +8,11 @@ from hugcoder.refusal import Refusal
 
 
 def with_help(default: Any, text: str) -> Any:
-    """Make a field of a group of arguments; the help says its effect and its unit."""
+    """Make a field of a group of arguments; the help says its effect and its unit. Each group gets
+    a copy of a default that is a list.
+    """
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 

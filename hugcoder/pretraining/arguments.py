@@ -4,7 +4,7 @@ ModelArguments say what is trained, DataArguments on what (and how it is cut, tr
 packed), PretrainArguments how. `hugcoder.pretraining.argument_checks` compares the groups.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from transformers import TrainingArguments
@@ -88,22 +88,16 @@ class DataArguments:
     spm_rate: float = with_help(
         0.5, "Share of those in suffix-prefix-middle order; the rest is prefix-suffix-middle."
     )
-    fim_spans: list[str] = field(
-        default_factory=lambda: [
-            f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()
-        ],
-        metadata={
-            "help": "Weights of the kinds of middle that are drawn: random, short, line, empty."
-        },
+    fim_spans: list[str] = with_help(
+        [f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()],
+        "Weights of the kinds of middle that are drawn: random, short, line, empty.",
     )
-    mixture: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "How often an epoch shows the documents of a language, source or repository, "
-            "as in `markdown=0.3 sql=2 zod=3`. Names that are not given count 1; numbers for the "
-            "same document multiply. If a name has several meanings, give `language/sql=2`, "
-            "`source/sql=2` or `repository/sql=2`."
-        },
+    mixture: list[str] = with_help(
+        [],
+        "How often an epoch shows the documents of a language, source or repository, "
+        "as in `markdown=0.3 sql=2 zod=3`. Names that are not given count 1; numbers for the "
+        "same document multiply. If a name has several meanings, give `language/sql=2`, "
+        "`source/sql=2` or `repository/sql=2`.",
     )
     held_out_rows: int = with_help(
         64,

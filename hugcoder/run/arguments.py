@@ -8,7 +8,7 @@ makes the process group and opens the device.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -97,12 +97,10 @@ class RunArguments:
     )
     seed: int = with_help(42, "Of the weights, of the data order and of every FIM draw.")
     logging_steps: float = with_help(10, "Steps between log lines.")
-    report_to: list[str] = field(
-        default_factory=lambda: ["none"],
-        metadata={
-            "help": "Trackers that get every log event besides metrics.jsonl, as in `wandb "
-            "tensorboard`; all = those that are installed; none = no tracker."
-        },
+    report_to: list[str] = with_help(
+        ["none"],
+        "Trackers that get every log event besides metrics.jsonl, as in `wandb "
+        "tensorboard`; all = those that are installed; none = no tracker.",
     )
     eval_steps: float | None = with_help(
         500, "Steps between scorings; below 1 = share of all steps."
@@ -132,12 +130,10 @@ class RunArguments:
         "Write FSDP checkpoints while training continues, from a copy that each process keeps in "
         "host memory: 12 bytes a parameter, divided by the processes. false = training waits.",
     )
-    allow_changes: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Resume although these facts differ from the checkpoint's, as in "
-            "`fim_rate corpus`; otherwise the run is refused with both values."
-        },
+    allow_changes: list[str] = with_help(
+        [],
+        "Resume although these facts differ from the checkpoint's, as in "
+        "`fim_rate corpus`; otherwise the run is refused with both values.",
     )
     dataloader_num_workers: int = with_help(
         2, "Processes that make rows; 0 = the training process."
@@ -159,7 +155,8 @@ class RunArguments:
         check_settings(self)
         self._check_guards()
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        self._check_precision()
+        if self.use_cpu:
+            self._check_precision()
         self._derive_batch(launched_processes())
         self._check_compiler()
         self.has_joined = False
@@ -181,6 +178,8 @@ class RunArguments:
         """
         if self.has_joined:
             return
+        if not self.use_cpu:
+            self._check_precision()  # asks the GPU
         fill_in_copies()  # before super(), where accelerate reads them and makes the group
         prepare_cpu_engines(fsdp=bool(self.fsdp))
         is_joined = torch.distributed.is_initialized()
