@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from hugcoder.model import manifest
 
-PROGRAM = "rank_programs_finetune"
+PROGRAM = "rank_programs_finetune:finetune"
 SETTINGS = {
     "max_steps": 8,
     "global_batch_size": 4,
@@ -91,6 +91,22 @@ def test_a_finetuning_that_is_killed_goes_on_to_the_losses_and_weights_of_the_un
         assert manifest.damage(folder) == ""
         assert (folder / "config.json").is_file() == (not lora)
         assert (folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["prefer", "reward"])
+def test_dpo_and_grpo_go_on_too(program, ranks, base, tmp_path):
+    """GRPO is saved where a generation ends: what it has generated is in no checkpoint."""
+    main, changes = f"rank_programs_finetune:{program}", {"logging_steps": 1}
+    if program == "reward":
+        changes |= {"num_generations": 4, "max_completion_length": 8, "steps_per_generation": 4}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for run, accident, code in ((whole, 0, 0), (broken, 6, -9), (broken, 0, 0)):
+        ended = ranks.run(words(base, run, kill_at=accident, **changes), main=main, world=1)
+        assert ended.codes == [code], ended.output
+    assert losses(broken) == losses(whole)
+    weights = [run / "model" / "model.safetensors" for run in (broken, whole)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_adapters_are_merged_where_that_is_asked_for(ranks, base, tmp_path):
