@@ -281,7 +281,7 @@ def test_a_corpus_that_holds_nothing_out_is_refused_with_the_flags_that_help(tmp
         Refusal, match=r"holds nothing out.*--held_out NAME or --held_out_repositor"
     ):
         documents.choose_documents(folder, 20, 1000, 1000, seed=0)
-    with pytest.raises(Refusal, match="no text to sample; give --split train, or a corpus that"):
+    with pytest.raises(Refusal, match="no text to sample; give --split train, or a corpus"):
         plan_sample(folder, HELD_OUT, 1000, 1000, 0)
     write_json(folder / "manifest.json", manifest_of(folder) | {"held_out_by": "moon"})
     with pytest.raises(Refusal, match="held_out_by is 'moon'"):

@@ -109,5 +109,5 @@ def test_more_languages_than_a_store_can_tell_apart_are_refused():
     names = pyarrow.chunked_array([[str(number) for number in range(2**15)]])
     assert _codes(names, "languages")[0].max() == np.iinfo(np.int16).max
     more = pyarrow.chunked_array([*names.chunks, ["one more"]])
-    with pytest.raises(Refusal, match="documents of 32,769 languages, and 32,768 can be told"):
+    with pytest.raises(Refusal, match="documents of 32,769 languages, but at most 32,768"):
         _codes(more, "languages")
