@@ -180,10 +180,10 @@ class RunArguments:
             return
         if not self.use_cpu:
             self._check_precision()  # asks the GPU
-        fill_in_copies()  # before super(), where accelerate reads them and makes the group
-        prepare_cpu_engines(fsdp=bool(self.fsdp))
         is_joined = torch.distributed.is_initialized()
         try:
+            fill_in_copies()  # before super(), where accelerate reads them and makes the group
+            prepare_cpu_engines(fsdp=bool(self.fsdp))
             with _without_advice():
                 super().__post_init__()
         except ValueError as error:

@@ -22,7 +22,7 @@ from hugcoder.ownership import owned
 from hugcoder.refusal import EXIT_STOPPED
 from hugcoder.run import checkpoint
 from hugcoder.run.arguments import RunArguments
-from hugcoder.run.callbacks.hang_watchdog import LONG_SECONDS, HangWatchdog
+from hugcoder.run.callbacks.hang_watchdog import FIRST_STEP_SECONDS, LONG_SECONDS, HangWatchdog
 from hugcoder.run.callbacks.stop_requests import (
     StopRequests,
     StopSignals,
@@ -51,7 +51,7 @@ def session(arguments: RunArguments) -> Iterator["Session"]:
     watchdog = HangWatchdog(run, arguments.hang_timeout_minutes * 60, rank)
     with watchdog.armed("while joining the other processes"):
         arguments.join()
-        watchdog.at("while agreeing to start with the other processes")
+        watchdog.at("while agreeing to start with the other processes", FIRST_STEP_SECONDS)
         with (
             owned_by_rank_0(run),
             listening() as signals,

@@ -98,7 +98,7 @@ class HangWatchdog(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.feed(state)
 
-    on_substep_end = on_log = on_evaluate = on_save = on_step_end
+    on_substep_end = on_prediction_step = on_log = on_evaluate = on_save = on_step_end
 
     def _disarm(self) -> None:
         """Stop watching, and remove an empty file of stacks."""
