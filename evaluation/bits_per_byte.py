@@ -47,8 +47,8 @@ def document_bits(
             owners.append(owner)
     first_bits = 0.0 if codec.start_ids else math.log2(model.config.vocab_size)
     bits = np.full(len(texts), first_bits)
-    for owner, nats in zip(owners, score(model, sequences, firsts, batch_tokens), strict=True):
-        bits[owner] += nats.sum() / math.log(2)
+    for owner, scored in zip(owners, score(model, sequences, firsts, batch_tokens), strict=True):
+        bits[owner] += scored.nats.sum() / math.log(2)
     return bits
 
 

@@ -3,7 +3,6 @@
 The end token is scored behind the true middle, in both orders, in units of several exact lengths.
 A model that has learned the end from the suffix gives it the same probability at every length. One
 that was trained on units of one length finds it at that length only, and never stops in an editor.
-Lengths double from 64 to the context.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,21 @@ import numpy as np
 from evaluation.bootstrap import mean
 from evaluation.likelihood import score
 from evaluation.spans import BenchmarkSpan
+from hugcoder.data.holes import KINDS
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import MIN_PROMPT_TOKENS, arrange_prompt, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SHORTEST_UNIT = 64
+UNIT_LENGTHS = (64, 128, 200)  # tokens; longer ones double from 512, and the context is the last
 ORDERS = ("psm", "spm")
 
 
 def lengths_up_to(context: int) -> list[int]:
     """The lengths of the units that are scored, in tokens."""
-    lengths = [context]
-    while lengths[0] >= 2 * SHORTEST_UNIT:
-        lengths.insert(0, lengths[0] // 2)
-    return lengths
+    doubled = [512 * 2**power for power in range(context.bit_length())]
+    return [*(length for length in (*UNIT_LENGTHS, *doubled) if length < context), context]
 
 
 def measure(
@@ -38,29 +36,52 @@ def measure(
     batch_tokens: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The ends part of results.json: by order, P(end | true middle) at each length, and `spread`,
-    the highest less the lowest of them. Every length has the same holes; lengths that no
-    file fills are left out.
-    """
-    found: dict[str, Any] = {}
+    """The ends part of results.json: what `_summary` says by order, for all holes and by kind."""
+    found: dict[str, Any] = {"by_kind": {}}
     for order in ORDERS:
-        lengths = lengths_up_to(context_length(model))
-        while lengths and not (taken := _long_enough(codec, spans, order, lengths)):
-            lengths.pop()
-        origins = [span.document.unit for span in taken] if lengths else []
-        by_length = {}
-        for length in lengths:
-            units = [_unit(codec, span, order, length) for span in taken]
-            nats = score(model, units, [length - 1] * len(units), batch_tokens)
-            probabilities = [float(np.exp(-one[0])) for one in nats]
-            by_length[str(length)] = {
-                "probability": mean(probabilities, origins, seed),
-                "spans": len(taken),
-            }
-        values = [one["probability"]["value"] for one in by_length.values()]
-        spread = max(values) - min(values) if values else None
-        found[order] = {"by_length": by_length, "spread": spread}
+        taken, by_length = _probabilities(model, codec, spans, order, batch_tokens)
+        kinds = np.array([span.kind for span in taken])
+        found[order] = _summary(taken, by_length, np.ones(len(taken), dtype=bool), seed)
+        for kind in KINDS:
+            if kind in kinds:
+                part = _summary(taken, by_length, kinds == kind, seed)
+                found["by_kind"].setdefault(kind, {})[order] = part
     return found
+
+
+def _probabilities(
+    model: "PreTrainedModel",
+    codec: CheckpointCodec,
+    spans: list[BenchmarkSpan],
+    order: str,
+    batch_tokens: int,
+) -> tuple[list[BenchmarkSpan], dict[int, np.ndarray]]:
+    """The holes that give a unit of each length, and by length their P(end | true middle) [holes].
+
+    Lengths that no file fills are left out.
+    """
+    lengths = lengths_up_to(context_length(model))
+    while lengths and not (taken := _long_enough(codec, spans, order, lengths)):
+        lengths.pop()
+    by_length = {}
+    for length in lengths:
+        units = [_unit(codec, span, order, length) for span in taken]
+        scored = score(model, units, [length - 1] * len(units), batch_tokens)
+        by_length[length] = np.array([np.exp(-one.nats[0]) for one in scored])
+    return (taken if lengths else []), by_length
+
+
+def _summary(
+    spans: list[BenchmarkSpan], by_length: dict[int, np.ndarray], is_in: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """The mean probability at each length, and `spread`, the highest less the lowest of them."""
+    origins = [span.document.unit for span, is_taken in zip(spans, is_in, strict=True) if is_taken]
+    means = {
+        str(length): {"probability": mean(values[is_in], origins, seed), "spans": len(origins)}
+        for length, values in by_length.items()
+    }
+    values = [one["probability"]["value"] for one in means.values()]
+    return {"by_length": means, "spread": max(values) - min(values) if values else None}
 
 
 def _long_enough(

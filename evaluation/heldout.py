@@ -1,7 +1,8 @@
 """Measure a checkpoint on held-out files: python -m evaluation heldout MODEL --corpus FOLDER.
 
-Measures bits per byte of whole files, bits per byte of true middles with and without the text after
-them, and generated middles. Each score stands beside what a trivial method reaches, and has a 95 %
+Measures bits per byte of whole files; how probable true middles and their ends are, and what the
+text after them saves; whether the model is silent where nothing is missing; and generated middles.
+Each score stands beside what a trivial method reaches, and has a 95 %
 interval over repositories (or over folders or files, as the corpus holds out). Prints a table and
 writes results.json. Holds the order of things; the measuring is in the modules beside this one.
 """
@@ -17,8 +18,9 @@ from evaluation.documents import Document, choose_documents
 from evaluation.heldout_arguments import HeldoutArguments
 from evaluation.page import interval
 from evaluation.results import HELDOUT, facts_of_model, results_file
-from evaluation.spans import KINDS, BenchmarkSpan, choose_spans, digest
+from evaluation.spans import BenchmarkSpan, choose_pairs, choose_spans, digest
 from hugcoder.data import corpus
+from hugcoder.data.holes import KINDS
 from hugcoder.data.training_data import corpora_of, training_data
 from hugcoder.recipe import parse
 from hugcoder.refusal import Refusal
@@ -26,13 +28,15 @@ from hugcoder.refusal import Refusal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from evaluation.training_split import TrainingSplit
     from hugcoder.generation.loading import CheckpointCodec
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Evaluate a checkpoint on the held-out repositories of a corpus: bits per byte,
-bits per byte of middles with and without what follows them, and generated middles: exact match,
-edit similarity, stopping and syntax. Writes results.json and prints a table."""
+DESCRIPTION = """Evaluate a checkpoint on the held-out repositories of a corpus: bits per byte, bits
+and probability of middles with and without what follows them, silence where nothing is missing, and
+generated middles: exact match, edit similarity, stopping and syntax. Writes results.json and prints
+a table."""
 SAMPLES_PER_KIND = 4
 NO_INTERVAL = "no interval"
 
@@ -65,37 +69,74 @@ def measure(
     codec: "CheckpointCodec",
     documents: list[Document],
     spans: list[BenchmarkSpan],
+    pairs: list[BenchmarkSpan],
 ) -> dict[str, Any]:
-    """The measured parts of results.json."""
-    from evaluation import bits_per_byte, ends, infilling, middles
+    """The measured parts of results.json. Args: pairs: see `evaluation.silence`."""
+    from evaluation import bits_per_byte, ends, infilling, middles, silence
+    from evaluation.training_split import read_training_split
     from hugcoder.generation.prompts import prompt_room
 
     infilling.check_scorer(spans)
-    whole = bits_per_byte.measure(model, codec, documents, arguments.batch_tokens, arguments.seed)
+    seed, batch_tokens = arguments.seed, arguments.batch_tokens
+    whole = bits_per_byte.measure(model, codec, documents, batch_tokens, seed)
     logger.info(f"scored {whole['bytes']:,} bytes left to right")
+    training = read_training_split(Path(arguments.corpus), codec, arguments.floor_bytes, seed)
     room = prompt_room(model, arguments.max_new_tokens)
-    middle = middles.measure(model, codec, spans, room, arguments.batch_tokens, arguments.seed)
-    end = ends.measure(model, codec, spans, arguments.batch_tokens, arguments.seed)
+    middle = middles.measure(model, codec, spans, training, room, batch_tokens, seed)
+    end = ends.measure(model, codec, spans, batch_tokens, seed)
+    silent = silence.measure(model, codec, pairs, room, batch_tokens, seed)
     logger.info(f"scored {len(spans)} middles {len(middles.WAYS)} ways; generating")
-    completions = infilling.complete_spans(
-        model, codec, spans, arguments.mode, arguments.max_new_tokens, arguments.batch_tokens
-    )
-    generated, samples = {}, []
-    for kind in KINDS:
-        pairs = [pair for pair in zip(spans, completions, strict=True) if pair[0].kind == kind]
-        own, answers = map(list, zip(*pairs, strict=True))
-        generated[kind] = infilling.measure(own, answers, arguments.seed)
-        samples += [infilling.sample(*pair) for pair in pairs[:SAMPLES_PER_KIND]]
-    gains = {f"gain_{way}_percent": middle[f"gain_{way}_percent"] for way in middles.FIM_WAYS}
-    exact = {f"{kind}_exact_match": generated[kind]["model"]["exact_match"] for kind in generated}
+    generated, samples = generate(arguments, model, codec, spans, training)
     return {
-        "scores": {"bits_per_byte": whole["model"], **gains, **exact},
+        "scores": {"bits_per_byte": whole["model"]}
+        | main_scores(middle, silent, generated, arguments.mode),
         "bits_per_byte": whole,
         "middle_bits_per_byte": middle,
         "ends": end,
+        "silence": silent,
         "infilling": generated,
+        "floor_share": training.share,
         "samples": samples,
     }
+
+
+def main_scores(
+    middle: dict[str, Any], silent: dict[str, Any], generated: dict[str, Any], mode: str
+) -> dict[str, Any]:
+    """The figures to compare models by, in the order that generation uses where there are two."""
+    scores = {name: middle[name] for name in ("gain_psm_percent", "gain_spm_percent")}
+    for kind, part in generated.items():
+        one = middle["by_kind"][kind]
+        scores[f"{kind}_exact_match"] = part["model"]["exact_match"]
+        scores[f"{kind}_edit_similarity"] = part["model"]["edit_similarity"]
+        scores[f"{kind}_probability"] = one["filled"][mode]["probability"]
+        scores[f"{kind}_end_probability"] = one["stop"][mode]["probability"]
+    return scores | {name: silent[mode][name] for name in ("quiet", "show")}
+
+
+def generate(
+    arguments: HeldoutArguments,
+    model: "PreTrainedModel",
+    codec: "CheckpointCodec",
+    spans: list[BenchmarkSpan],
+    training: "TrainingSplit",
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Fill every hole: the infilling part of results.json by kind, and samples of each kind."""
+    from evaluation import floors, infilling
+
+    completions = infilling.complete_spans(
+        model, codec, spans, arguments.mode, arguments.max_new_tokens, arguments.batch_tokens
+    )
+    trivial = floors.completions(spans, codec, training, arguments.max_new_tokens)
+    generated, samples = {}, []
+    for kind in KINDS:
+        places = [place for place, span in enumerate(spans) if span.kind == kind]
+        own, answers = [spans[i] for i in places], [completions[i] for i in places]
+        texts = {name: [answers[i] for i in places] for name, answers in trivial.items()}
+        generated[kind] = infilling.measure(own, answers, texts, training, arguments.seed)
+        few = zip(own[:SAMPLES_PER_KIND], answers, strict=False)
+        samples += [infilling.sample(*pair) for pair in few]
+    return generated, samples
 
 
 def settings_of(
@@ -135,11 +176,17 @@ def evaluate(arguments: HeldoutArguments, documents: list[Document]) -> dict[str
     prompt_room(model, arguments.max_new_tokens)  # refuses now, not after the scoring
     context = model.config.max_position_embeddings
     spans = fitting_holes(documents, codec, context, arguments.num_spans, arguments.seed)
+    pairs = choose_pairs(documents, arguments.num_spans, arguments.seed)
+    if not pairs:
+        raise Refusal(
+            f"{len(documents)} files give no hole that looks like a place without one; raise "
+            "max_documents, max_bytes or max_file_bytes, or num_spans to at least 2."
+        )
     return {
         "corpus": arguments.corpus,
-        "settings": settings_of(arguments, model, codec, spans),
+        "settings": settings_of(arguments, model, codec, [*spans, *pairs]),
         "training_data": origin.as_json(),
-        **measure(arguments, model, codec, documents, spans),
+        **measure(arguments, model, codec, documents, spans, pairs),
     }
 
 
@@ -166,6 +213,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     for name in ("model", "gzip", "xz"):
         yield f"  {name:<28}{_cell(whole[name])}"
     yield f"bits per byte of {middle['spans']} true middles, given"
+    yield f"  {'an n-gram model, prefix only':<28}{_cell(middle['ngram'])}"
     ways = {
         "longest_prefix": "the longest prefix alone",
         "prefix_only": "the same prefix as below",
@@ -179,20 +227,52 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     for way in ("psm", "spm"):
         read = middle[f"gain_{way}_over_foreign_percent"]
         yield f"  the own suffix saves, to a foreign one, {way.upper()}: {_cell(read, digits=1)} %"
-    for order, part in results["ends"].items():
+    for order in ("psm", "spm"):
         found = ", ".join(
             f"{_cell(one['probability'], digits=2)} at {length}"
-            for length, one in part["by_length"].items()
+            for length, one in results["ends"][order]["by_length"].items()
         )
         yield f"  the end after the true middle, {order.upper()}, by tokens of the unit: {found}"
+    yield from _filled_lines(middle["by_kind"])
+    yield from _silence_lines(results["silence"])
     for kind, part in results["infilling"].items():
         yield f"generated middles, {kind.replace('_', ' ')} ({part['spans']} holes), per cent"
         rows = {"model": part["model"], **part["floors"]}
+        new = part["new"]
         names = ("exact_match", "edit_similarity", "syntax_valid", "stopped", "empty")
         yield f"  {'':<28}" + "".join(f"{name.replace('_', ' '):<24}" for name in names)
         for name, scores in rows.items():
             cells = (_cell(scores.get(one), factor=100, digits=1) for one in names)
             yield f"  {name.replace('_', ' '):<28}" + "".join(f"{cell:<24}" for cell in cells)
+        yield f"  of {new['spans']} that are no line of the training split, exact: {new['exact']}"
+
+
+def _filled_lines(by_kind: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What the model says of true middles, by kind of hole and order."""
+    names = ("with its end", "without", "the end behind it", "first token: end")
+    yield "probability of the true middle at generation's lengths, mean per cent"
+    yield f"  {'':<28}" + "".join(f"{name:<24}" for name in names)
+    for kind, part in by_kind.items():
+        for way in ("psm", "spm", "ngram"):
+            filled = part["filled"][way]
+            found = [filled[name] for name in ("probability", "middle_probability")]
+            found += [part["stop"][way]["probability"], filled.get("first", {}).get("end")]
+            cells = (_cell(one, factor=100, digits=1) for one in found)
+            name = f"{kind.replace('_', ' ')}, {'n-gram' if way == 'ngram' else way.upper()}"
+            yield f"  {name:<28}" + "".join(f"{cell:<24}" for cell in cells)
+
+
+def _silence_lines(silent: dict[str, Any]) -> Iterator[str]:
+    """Quiet and show of each order, and of the rule that must be at chance."""
+    rows = {"two characters' rule": silent["floors"]["two_characters"]}
+    for order in ("psm", "spm"):
+        rows[order.upper()] = silent[order]
+        rows[f"{order.upper()}, show kept at 90 %"] = silent[order]["quiet_at_show"]
+    yield f"silence at {silent['spans']} places, half of them holes, per cent"
+    yield f"  {'':<28}" + "".join(f"{name:<24}" for name in ("quiet", "show", "right"))
+    for name, rates in rows.items():
+        cells = (_cell(rates[one], factor=100, digits=1) for one in ("quiet", "show", "right"))
+        yield f"  {name:<28}" + "".join(f"{cell:<24}" for cell in cells)
 
 
 def _cell(estimate: dict[str, float | None] | None, factor: float = 1.0, digits: int = 3) -> str:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rapidfuzz import fuzz
 
 from evaluation.bootstrap import mean
-from evaluation.floors import COMPLETIONS
 from evaluation.spans import BenchmarkSpan
+from evaluation.training_split import TrainingSplit
 from hugcoder.generation.decoding import complete_batch, ending_of
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import infill_prompt, prompt_room
@@ -117,17 +117,33 @@ def check_scorer(spans: list[BenchmarkSpan]) -> None:
             )
 
 
-def measure(spans: list[BenchmarkSpan], completions: list[Completion], seed: int) -> dict[str, Any]:
-    """One kind's entry in the infilling part of results.json."""
+def measure(
+    spans: list[BenchmarkSpan],
+    completions: list[Completion],
+    floors: dict[str, list[str]],
+    training: TrainingSplit,
+    seed: int,
+) -> dict[str, Any]:
+    """One kind's entry in the infilling part of results.json.
+
+    Args: floors: by name, another answer to each hole, see `evaluation.floors.completions`.
+    """
     valid = is_valid_python(spans)
     units = [span.document.unit for span in spans]
     model = _summary(spans, [one.text for one in completions], valid, seed)
     model["stopped"] = mean([float(one.stopped) for one in completions], units, seed)
-    floors = {
-        name: _summary(spans, [floor(span.prefix) for span in spans], valid, seed)
-        for name, floor in COMPLETIONS.items()
+    is_new = [training.is_new(span.truth) for span in spans]
+    pairs = zip(spans, completions, is_new, strict=True)
+    return {
+        "spans": len(spans),
+        "python_spans": sum(valid),
+        "model": model,
+        "floors": {name: _summary(spans, texts, valid, seed) for name, texts in floors.items()},
+        "new": {
+            "spans": sum(is_new),
+            "exact": sum(new and one.text == span.truth for span, one, new in pairs),
+        },
     }
-    return {"spans": len(spans), "python_spans": sum(valid), "model": model, "floors": floors}
 
 
 def _summary(

@@ -4,7 +4,7 @@ Sequences are padded on the right and given without an attention mask: attention
 stands to the right of a token cannot change its score. Shapes: B sequences, T tokens, V vocabulary.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +15,25 @@ if TYPE_CHECKING:
 MAX_LOGITS = 1 << 26  # in one forward pass: 256 MB of float32
 
 
+class Scored(NamedTuple):
+    """What a model says of one sequence from index `first` on."""
+
+    nats: np.ndarray  # [len(sequence) - first] float64, of each token given all before it
+    likeliest: int  # id of the likeliest token at `first`
+
+
 @torch.inference_mode()
 def score(
     model: "PreTrainedModel", sequences: list[list[int]], firsts: list[int], batch_tokens: int
-) -> list[np.ndarray]:
-    """Nats of each token of each sequence from index `first` (at least 1) on, given all before it.
+) -> list[Scored]:
+    """Score each sequence from its index `first` (at least 1) on.
 
     Args: batch_tokens: tokens with padding in one forward pass.
-    Returns: for each sequence [len(sequence) - first] float64.
     """
     assert all(first >= 1 for first in firsts), "nothing predicts a sequence's first token"
     vocab_size = model.config.vocab_size
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), -firsts[i]))
-    scores: list[np.ndarray] = [np.empty(0)] * len(sequences)
+    scores: list[Scored] = [Scored(np.empty(0), -1)] * len(sequences)
     while order:
         width = len(sequences[order[-1]])
         batch: list[int] = []
@@ -50,7 +56,7 @@ def _score_batch(
     firsts: list[int],
     batch: list[int],
     keep: int,
-    scores: list[np.ndarray],
+    scores: list[Scored],
 ) -> None:
     """Fill in the scores of the sequences of `batch`, the longest first. Only the last `keep`
     positions get logits.
@@ -65,4 +71,5 @@ def _score_batch(
         logits_TV = logits_BTV[row, first - 1 - offset : length - 1 - offset].float()
         targets_T = ids_BT[row, first:length]
         nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
-        scores[index] = nats_T.double().cpu().numpy()
+        likeliest = int(logits_TV[0].argmax()) if len(logits_TV) else -1
+        scores[index] = Scored(nats_T.double().cpu().numpy(), likeliest)

@@ -1,4 +1,5 @@
-"""Bits per byte of true middles: what the text after a hole is worth, without sampling noise.
+"""What a model says of true middles, without sampling noise: their probability, their bits, what
+the text after a hole is worth, and how its answer would begin.
 
 Prefix, middle and suffix are encoded apart, as in training. The same middle tokens are scored:
 - after a fill-in-the-middle prompt, in PSM and in SPM order;
@@ -7,8 +8,11 @@ Prefix, middle and suffix are encoded apart, as in training. The same middle tok
 - as a control, in both orders with the suffix of another hole: a model that does not read the
   suffix loses nothing.
 Context is cut as for generation (`hugcoder.generation.prompts.kept_context`), or to what a longer
-middle leaves. The end token is no text: its probability is reported apart, and at several lengths
-in `evaluation.ends`.
+middle leaves. The end token is no text: it is in no bits per byte, and has its own probability,
+here at the length of generation and in `evaluation.ends` at several lengths.
+
+The mean probability of a middle and its end is the share of holes that sampling at temperature 1
+would fill in exactly: it moves long before a greedy answer is right.
 """
 
 import math
@@ -18,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.bootstrap import estimate, mean
-from evaluation.likelihood import score
-from evaluation.spans import KINDS, BenchmarkSpan
+from evaluation.likelihood import Scored, score
+from evaluation.spans import BenchmarkSpan
+from evaluation.training_split import TrainingSplit
+from hugcoder.data.holes import KINDS
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import arrange_prompt, context_length, kept_context
 
@@ -29,14 +35,21 @@ if TYPE_CHECKING:
 FIM_WAYS = ("psm", "spm")
 FOREIGN = {"psm_foreign": "psm", "spm_foreign": "spm"}
 WAYS = (*FIM_WAYS, *FOREIGN, "prefix_only", "longest_prefix")
+FIRST_TOKENS = ("text", "end", "sentinel")
 
 
 @dataclass(frozen=True)
 class MiddleScores:
-    """By way, an array with one entry a span: bits of the middle, and nats of the end token."""
+    """By way, an array with one entry a span.
+
+    bits: of the middle. end_nats: of the end token behind it. first: what the likeliest first token
+    is, of FIRST_TOKENS; it is taken before generation forbids sentinels. The last two are of the
+    fill-in-the-middle ways alone.
+    """
 
     bits: dict[str, np.ndarray]
-    stop_nats: dict[str, np.ndarray]
+    end_nats: dict[str, np.ndarray]
+    first: dict[str, np.ndarray]
 
 
 def fitting_spans(
@@ -58,7 +71,7 @@ def score_middles(
 
     Args: max_prompt_tokens: what stands before a middle, see `prompts.prompt_room`.
     """
-    bits, stop_nats = {}, {}
+    bits, end_nats, first = {}, {}, {}
     for way in WAYS:
         sequences, firsts = [], []
         for index, span in enumerate(spans):
@@ -67,12 +80,21 @@ def score_middles(
             before, middle, after = _sequence(codec, span, other, way, *most)
             sequences.append([*before, *middle, *after])
             firsts.append(len(before))
-        nats = score(model, sequences, firsts, batch_tokens)
+        scored = score(model, sequences, firsts, batch_tokens)
+        nats = [one.nats for one in scored]
         if way in FIM_WAYS:
-            stop_nats[way] = np.array([one[-1] for one in nats])
+            end_nats[way] = np.array([one[-1] for one in nats])
+            first[way] = np.array([first_token(codec, one) for one in scored])
             nats = [one[:-1] for one in nats]
         bits[way] = np.array([one.sum() for one in nats]) / math.log(2)
-    return MiddleScores(bits, stop_nats)
+    return MiddleScores(bits, end_nats, first)
+
+
+def first_token(codec: CheckpointCodec, scored: Scored) -> str:
+    """What the likeliest first token is: one of FIRST_TOKENS."""
+    if scored.likeliest in codec.fim_ids.sentinels.values():
+        return "sentinel"
+    return "end" if scored.likeliest in codec.fim_ids.stops else "text"
 
 
 def _sequence(
@@ -100,16 +122,34 @@ def _sequence(
     return [*codec.start_ids, *prefix], middle, []
 
 
+def ngram_scores(
+    codec: CheckpointCodec, spans: list[BenchmarkSpan], training: TrainingSplit
+) -> tuple[np.ndarray, np.ndarray]:
+    """The n-gram floor's bits of each middle, and its nats of the end: of going on as the text
+    behind the hole does.
+    """
+    bits, end_nats = [], []
+    for span in spans:
+        prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
+        ids = [*prefix, *middle, *(suffix[:1] or [codec.fim_ids.end])]
+        nats = -np.log(training.ngram.probabilities(ids, len(prefix)))
+        bits.append(nats[:-1].sum() / math.log(2))
+        end_nats.append(nats[-1])
+    return np.array(bits), np.array(end_nats)
+
+
 def measure(
     model: "PreTrainedModel",
     codec: CheckpointCodec,
     spans: list[BenchmarkSpan],
+    training: TrainingSplit,
     max_prompt_tokens: int,
     batch_tokens: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The middle_bits_per_byte part of results.json."""
+    """The middle_bits_per_byte part of results.json, see `_summary`."""
     scores = score_middles(model, codec, spans, max_prompt_tokens, batch_tokens)
+    scores.bits["ngram"], scores.end_nats["ngram"] = ngram_scores(codec, spans, training)
     kinds = np.array([span.kind for span in spans])
     everything = _summary(scores, spans, np.ones(len(spans), dtype=bool), seed)
     by_kind = {
@@ -121,15 +161,19 @@ def measure(
 def _summary(
     scores: MiddleScores, spans: list[BenchmarkSpan], is_in: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    """Bits per byte each way; gains over the prefix alone (bits per byte and per cent) and over a
-    foreign suffix (per cent); the end token's mean nats and mean probability.
+    """Bits per byte each way, `ngram` the floor's; gains over the prefix alone (bits per byte and
+    per cent) and over a foreign suffix (per cent); `stop`, the end token's mean nats and mean
+    probability; `filled`, the mean probability of the middle with its end, of the middle alone,
+    their mean bits, and the shares of FIRST_TOKENS.
     """
     taken = [span for span, is_taken in zip(spans, is_in, strict=True) if is_taken]
     units = [span.document.unit for span in taken]
     num_bytes = np.array([len(span.truth.encode()) for span in taken], dtype=float)
     bits = {way: values[is_in] for way, values in scores.bits.items()}
-    summary: dict[str, Any] = {way: estimate(bits[way], num_bytes, units, seed) for way in WAYS}
-    summary["stop"] = {}
+    summary: dict[str, Any] = {
+        way: estimate(values, num_bytes, units, seed) for way, values in bits.items()
+    }
+    summary["stop"], summary["filled"] = {}, {}
     for way in FIM_WAYS:
         gained = bits["prefix_only"] - bits[way]
         summary[f"gain_{way}"] = estimate(gained, num_bytes, units, seed)
@@ -137,9 +181,19 @@ def _summary(
         read = bits[f"{way}_foreign"] - bits[way]
         percent = estimate(100 * read, bits[f"{way}_foreign"], units, seed)
         summary[f"gain_{way}_over_foreign_percent"] = percent
-        nats = scores.stop_nats[way][is_in]
+        first = scores.first[way][is_in]
+        shares = {name: mean(first == name, units, seed) for name in FIRST_TOKENS}
+        summary["filled"][way] = {"first": shares}
+    for way, all_nats in scores.end_nats.items():
+        end_nats, end_bits = all_nats[is_in], all_nats[is_in] / math.log(2)
         summary["stop"][way] = {
-            "nats": mean(nats, units, seed),
-            "probability": mean(np.exp(-nats), units, seed),
+            "nats": mean(end_nats, units, seed),
+            "probability": mean(np.exp(-end_nats), units, seed),
+        }
+        summary["filled"][way] = summary["filled"].get(way, {}) | {
+            "probability": mean(2.0 ** -(bits[way] + end_bits), units, seed),
+            "bits": mean(bits[way] + end_bits, units, seed),
+            "middle_probability": mean(2.0 ** -bits[way], units, seed),
+            "middle_bits": mean(bits[way], units, seed),
         }
     return summary | {"spans": len(taken), "bytes": int(num_bytes.sum())}

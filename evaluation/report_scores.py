@@ -24,6 +24,7 @@ from evaluation.page import (
 )
 from evaluation.plots import BLUE, FLOOR, Bar, BarGroup, bars
 from evaluation.report_corpus import clip
+from evaluation.report_filling import filling
 from evaluation.results import HELDOUT
 from evaluation.run_files import RunFiles
 from hugcoder.data.corpus import plural_of
@@ -31,7 +32,7 @@ from hugcoder.data.corpus import plural_of
 MAX_REPOSITORIES = 100
 COMPRESSORS = {"gzip": "gzip -9", "xz": "xz -9e"}
 WAYS = {"prefix_only": "text before it", "psm": "both sides, PSM", "spm": "both sides, SPM"}
-FLOORS = {"empty": "nothing", "copy_previous_line": "the line above"}
+FLOORS = {"empty": "nothing", "copy_previous_line": "the line above", "ngram": "an n-gram model"}
 SCORES = """Exact: to the character, or but for blanks around it, or in its first line. Similar:
 edit similarity. Parses: the whole file with the answer in it, of Python files that parse as they
 are. Stops: ended by itself before the token limit. Nothing: an empty answer. Off by: difference in
@@ -110,7 +111,7 @@ def scores(run: RunFiles) -> Html:
         ),
         *_whole_files(results["bits_per_byte"]),
         *_middles(results["middle_bits_per_byte"]),
-        *_ends(results.get("ends", {})),
+        *filling(results),
         *_generated(results),
     )
 
@@ -209,27 +210,6 @@ def _middles(middle: dict[str, Any]) -> list[Html]:
     ]
 
 
-def _ends(ends: dict[str, Any]) -> list[Html]:
-    """P(end | true middle) by length of the unit; nothing for older results, which lack it."""
-    if not any(part["by_length"] for part in ends.values()):
-        return []
-    lengths = list(dict.fromkeys(n for part in ends.values() for n in part["by_length"]))
-    rows = []
-    for order, part in ends.items():
-        found = [part["by_length"].get(length) for length in lengths]
-        cells = [score(one["probability"], 100, 1) if one else "" for one in found]
-        rows.append([order.upper(), *cells, f"{100 * part['spread']:.1f}"])
-    return [
-        tag("h3", "Where a middle ends"),
-        table(["tokens of the unit", *lengths, "spread"], rows),
-        note(
-            "How probable the end is behind the true middle, per cent, in units made just so long. "
-            "A model that learned it from the text that follows gives about the same at every "
-            "length; one that learned it from the length stops at one of them only."
-        ),
-    ]
-
-
 def _generated(results: dict[str, Any]) -> list[Html]:
     parts = results["infilling"]
     shown = {kind: kind.replace("_", " ") for kind in parts}
@@ -243,8 +223,9 @@ def _generated(results: dict[str, Any]) -> list[Html]:
         note(
             f"Holes filled greedily in {results['settings']['mode'].upper()} order, "
             f"at most {count(results['settings']['max_new_tokens'])} tokens, "
-            "compared with what stood there. Two trivial answers show what a score is worth: "
-            "writing nothing, and writing the line above again."
+            "compared with what stood there. Trivial answers show what a score is worth: writing "
+            "nothing, writing the line above again, and going on as an n-gram model of the "
+            "training split does."
         ),
         tag(
             "div",
@@ -302,7 +283,23 @@ def _generated_table(part: dict[str, Any]) -> Html:
         ]
         for name, values in _answers(part).items()
     ]
-    return table([f"{part['spans']} holes", *shares.values(), "off by, characters"], rows)
+    return join(
+        [
+            table([f"{part['spans']} holes", *shares.values(), "off by, characters"], rows),
+            _new(part),
+        ]
+    )
+
+
+def _new(part: dict[str, Any]) -> Html | str:
+    """How many exact answers cannot be memorized lines; nothing for older results."""
+    if "new" not in part:
+        return ""
+    new = part["new"]
+    return note(
+        f"{count(new['spans'])} of the true middles have 10 characters or more and are no line of "
+        f"the training split; {count(new['exact'])} of them were filled in exactly."
+    )
 
 
 def _percent(estimate: Estimate) -> str:

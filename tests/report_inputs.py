@@ -15,7 +15,18 @@ def middle_scores():
     gains |= {f"gain_{way}_over_foreign_percent": estimate(21.7, 2.5) for way in ("psm", "spm")}
     stop = {"probability": estimate(0.613, 0.05), "nats": estimate(0.5, 0.1)}
     prefix_only = {"prefix_only": estimate(2.093, 0.1), "stop": {"psm": stop, "spm": stop}}
-    return {**ways, **gains, **prefix_only, "spans": 77, "bytes": 4321}
+    filled = {"probability": estimate(0.0743, 0.01), "middle_probability": estimate(0.0971, 0.01)}
+    filled |= {"first": {n: estimate(0.333, 0.01) for n in ("text", "end", "sentinel")}}
+    filled = {"filled": {"psm": filled, "spm": filled}}
+    return {**ways, **gains, **prefix_only, **filled, "spans": 77, "bytes": 4321}
+
+
+def silence():
+    rates = {name: estimate(value, 0.01) for name, value in (("quiet", 0.813), ("show", 0.927))}
+    rates["right"] = estimate(0.87, 0.01)
+    floor = {name: estimate(0.5, 0.01) for name in rates}
+    orders = {order: rates | {"quiet_at_show": rates} for order in ("psm", "spm")}
+    return {"spans": 40, "floors": {"two_characters": floor}, **orders}
 
 
 def end(probability):
@@ -46,6 +57,7 @@ def results():
             "empty": answer_scores(0.0, 0.0),
             "copy_previous_line": answer_scores(0.037, 0.316),
         },
+        "new": {"spans": 19, "exact": 3},
     }
     return {
         "kind": "heldout",
@@ -64,6 +76,7 @@ def results():
             "psm": {"by_length": {"64": end(0.523), "256": end(0.634)}, "spread": 0.111},
             "spm": {"by_length": {"256": end(0.456)}, "spread": 0.0},
         },
+        "silence": silence(),
         "infilling": {k: copy.deepcopy(kind) for k in ("single_line", "multi_line", "random")},
         "samples": [hole("single_line", f"{name}.py") for name in "abc"],
         "seconds": 41.3,

@@ -11,11 +11,24 @@ import torch
 from conftest import corpus_row, write_shards
 from evaluation_fixtures import CONTEXT, tiny_llama
 
-from evaluation import bits_per_byte, bootstrap, documents, ends, floors, infilling, middles, spans
+from evaluation import (
+    bits_per_byte,
+    bootstrap,
+    documents,
+    ends,
+    floors,
+    infilling,
+    middles,
+    ngram,
+    silence,
+    spans,
+)
 from evaluation.documents import Document
 from evaluation.likelihood import score
-from evaluation.spans import KINDS, BenchmarkSpan
-from hugcoder.data.corpus import HELD_OUT, TRAIN, manifest_of, plural_of
+from evaluation.spans import BenchmarkSpan
+from evaluation.training_split import read_training_split
+from hugcoder.data.corpus import HELD_OUT, TRAIN, manifest_of, plural_of, read_corpus
+from hugcoder.data.holes import KINDS, MAX_LINES
 from hugcoder.data.training_data import training_data
 from hugcoder.files import write_json
 from hugcoder.generation import decoding
@@ -38,6 +51,11 @@ def model():
 @pytest.fixture(scope="module")
 def held_out(corpus):
     return documents.choose_documents(corpus, 20, 60_000, 20_000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def training(corpus, codec):
+    return read_training_split(corpus, codec, 300_000, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +87,12 @@ def test_batched_scores_equal_each_sequence_alone(model):
     sequences = [rng.integers(0, 1024, size=n).tolist() for n in lengths]
     firsts = [1, 50, 2, 1, 99, 30, 1]
     got = score(model, sequences, firsts, batch_tokens=210)
-    for ids, first, nats in zip(sequences, firsts, got, strict=True):
-        np.testing.assert_allclose(nats, nats_of(model, ids)[first - 1 :], rtol=1e-4, atol=1e-5)
+    for ids, first, scored in zip(sequences, firsts, got, strict=True):
+        expected = nats_of(model, ids)[first - 1 :]
+        np.testing.assert_allclose(scored.nats, expected, rtol=1e-4, atol=1e-5)
+        likeliest = [*ids[:first], scored.likeliest]
+        every = [nats_of(model, [*ids[:first], other])[-1] for other in (ids[first], 7, 99)]
+        assert nats_of(model, likeliest)[-1] <= min(every)
 
 
 def test_a_file_shorter_than_the_context_costs_its_plain_likelihood(model, codec):
@@ -149,7 +171,7 @@ def test_middles_are_scored_after_the_prompt_that_generation_gives(
             prompt = infill_prompt(codec, span.prefix, span.suffix, way, room)
             nats = nats_of(model, [*prompt, *middle, end])[len(prompt) - 1 :]
             assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
-            assert scores.stop_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
+            assert scores.end_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
         prefix, suffix = codec.encode([span.prefix, span.suffix])
         kept, _ = trim_context(prefix, suffix, room - 3)
         befores = {"prefix_only": kept, "longest_prefix": prefix[-room:]}
@@ -158,8 +180,8 @@ def test_middles_are_scored_after_the_prompt_that_generation_gives(
             assert scores.bits[way][place] == pytest.approx(nats.sum() / math.log(2), rel=1e-4)
 
 
-def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spans):
-    result = middles.measure(model, codec, some_spans, CONTEXT - 48, 4096, seed=0)
+def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spans, training):
+    result = middles.measure(model, codec, some_spans, training, CONTEXT - 48, 4096, seed=0)
     for part in (result, *result["by_kind"].values()):
         gain = part["prefix_only"]["value"] - part["psm"]["value"]
         assert part["gain_psm"]["value"] == pytest.approx(gain)
@@ -169,8 +191,11 @@ def test_suffix_gain_is_the_difference_of_the_pooled_bits(model, codec, some_spa
     assert sum(part["spans"] for part in result["by_kind"].values()) == len(some_spans)
 
 
-def test_a_model_that_ignores_its_context_gains_nothing_from_the_suffix(codec, some_spans):
-    result = middles.measure(uniform_llama(), codec, some_spans, CONTEXT - 48, 4096, seed=0)
+def test_a_model_that_ignores_its_context_gains_nothing_from_the_suffix(
+    codec, some_spans, training
+):
+    measured = middles.measure
+    result = measured(uniform_llama(), codec, some_spans, training, CONTEXT - 48, 4096, seed=0)
     assert result["gain_psm"]["value"] == pytest.approx(0, abs=1e-6)
     assert result["stop"]["spm"]["nats"]["value"] == pytest.approx(math.log(1024), rel=1e-5)
 
@@ -182,13 +207,134 @@ def test_spans_whose_middle_takes_more_than_half_the_context_are_left_out(codec,
     assert len(kept) == sum(length <= limit for length in lengths) < len(some_spans)
 
 
+def test_a_middle_is_as_probable_as_its_bits_say(model, codec, some_spans, training):
+    one = [some_spans[0]]
+    result = middles.measure(model, codec, one, training, CONTEXT - 48, 4096, seed=0)
+    for way in (*middles.FIM_WAYS, "ngram"):
+        filled, end = result["filled"][way], result["stop"][way]["nats"]["value"] / math.log(2)
+        assert filled["bits"]["value"] == pytest.approx(filled["middle_bits"]["value"] + end)
+        assert filled["probability"]["value"] == pytest.approx(2.0 ** -filled["bits"]["value"])
+        num_bytes = len(one[0].truth.encode())
+        assert filled["middle_bits"]["value"] == pytest.approx(result[way]["value"] * num_bytes)
+    for way in middles.FIM_WAYS:
+        assert sum(share["value"] for share in result["filled"][way]["first"].values()) == 1
+
+
+@pytest.mark.parametrize("name", ["end", "middle", None])
+def test_the_first_token_is_told_apart(codec, some_spans, training, name):
+    model = uniform_llama()
+    index = {"end": codec.fim_ids.end, "middle": codec.fim_ids.sentinels["m"], None: 300}[name]
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
+    model.lm_head.bias.data[index] = 1.0
+    result = middles.measure(model, codec, some_spans, training, CONTEXT - 48, 4096, seed=0)
+    kind = {"end": "end", "middle": "sentinel", None: "text"}[name]
+    assert result["filled"]["spm"]["first"][kind]["value"] == 1.0
+
+
+# ---- silence -------------------------------------------------------------------------------------
+
+
+def test_pairs_look_alike_to_who_sees_two_characters(held_out):
+    pairs = spans.choose_pairs(held_out, 80, seed=0)
+    shown, quiet = pairs[0::2], pairs[1::2]
+    assert len(shown) == len(quiet) == 40
+    for one, other in zip(shown, quiet, strict=True):
+        assert one.document is other.document
+        assert (one.prefix[-1], one.suffix[0]) == (other.prefix[-1], other.suffix[0])
+        assert one.truth.strip()
+        assert other.truth == ""
+        assert not one.start <= other.start <= one.stop
+    assert spans.digest(pairs) == spans.digest(spans.choose_pairs(held_out, 80, seed=0))
+
+
+def test_a_rule_that_sees_two_characters_is_at_chance(model, codec, held_out):
+    pairs = spans.choose_pairs(held_out, 80, seed=0)
+    result = silence.measure(model, codec, pairs, CONTEXT - 48, 4096, seed=0)
+    assert result["spans"] == 80
+    assert result["floors"]["two_characters"]["right"]["value"] == pytest.approx(0.5)
+    # without the pairing the same rule is right most of the time
+    places = [BenchmarkSpan(spans.QUIET, s.document, s.start + 1, s.start + 1) for s in pairs[0::2]]
+    unmatched = [*pairs[0::2], *places]
+    right = silence.two_characters(unmatched) == [s.kind == spans.QUIET for s in unmatched]
+    assert right.mean() > 0.7
+
+
+def test_silence_is_told_by_the_first_token(codec, held_out):
+    pairs = spans.choose_pairs(held_out, 40, seed=0)
+    always = uniform_llama()
+    always.lm_head.bias = torch.nn.Parameter(torch.zeros(always.config.vocab_size))
+    always.lm_head.bias.data[codec.fim_ids.end] = 5.0
+    result = silence.measure(always, codec, pairs, CONTEXT - 48, 4096, seed=0)
+    assert (result["psm"]["quiet"]["value"], result["psm"]["show"]["value"]) == (1, 0)
+    shows = silence.measure(uniform_llama(), codec, pairs, CONTEXT - 48, 4096, seed=0)["spm"]
+    assert shows["quiet_at_show"]["show"]["value"] == 1  # all alike: silent nowhere
+
+
+def test_the_readiness_to_end_that_keeps_most_holes_answered(held_out):
+    pairs = spans.choose_pairs(held_out, 40, seed=0)
+    nats = np.linspace(0, 1, len(pairs))
+    is_silent = nats < silence.kept_threshold(pairs, nats)
+    shown = is_silent[0::2]
+    assert shown.sum() == 2  # of 20: show stays at 90 %, and one more would break it
+
+
+# ---- the training split's floors -----------------------------------------------------------------
+
+
+def test_ngram_probabilities_equal_counting_by_hand():
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, 6, size=rng.integers(1, 40)).tolist() for _ in range(30)]
+    model = ngram.NgramModel(texts, vocab_size=7, separator=0)
+    flat = [index for text in texts for index in (*text, 0)]
+
+    def by_hand(history, index):
+        probability = 1 / 7
+        for order in range(1, min(ngram.ORDER, len(history) + 1) + 1):
+            known = tuple(history[len(history) - order + 1 :])
+            places = range(len(flat) - order + 1)
+            after = [flat[i + order - 1] for i in places if tuple(flat[i : i + order - 1]) == known]
+            if after:
+                left = ngram.DISCOUNT * len(set(after)) / len(after)
+                seen = max(after.count(index) - ngram.DISCOUNT, 0) / len(after)
+                probability = seen + left * probability
+        return probability
+
+    ids = rng.integers(1, 6, size=20).tolist()
+    for first in (1, 3, 8):
+        expected = [by_hand(ids[:place], ids[place]) for place in range(first, len(ids))]
+        np.testing.assert_allclose(model.probabilities(ids, first), expected)
+    assert sum(model.probabilities([*ids, index], 20)[0] for index in range(7)) == pytest.approx(1)
+
+
+def test_the_ngram_floor_writes_what_it_has_read_and_stops_at_the_suffix(codec):
+    text = "class Reader:\n    def close(self):\n        self.file.close()\n"
+    model = ngram.NgramModel(codec.encode([text]), codec.vocab_size, codec.fim_ids.end)
+    before, after = text.split(".file.close()")  # behind "self", so that the seam is a token's
+    assert model.fill(codec, before, after, 20) == ".file.close()"
+    assert model.fill(codec, before, "()" + after, 20) == ".file.close"
+    assert model.fill(codec, before, "nowhere", 20) == ".file.close()"
+
+
+def test_a_share_of_the_training_split_is_read_and_its_lines_are_known(corpus, codec, training):
+    whole = read_training_split(corpus, codec, 10**9, seed=0)
+    assert whole.share == 1
+    assert training.share < 1
+    assert len(training.lines) < len(whole.lines)
+    row = next(read_corpus(corpus, TRAIN, ("content",)))
+    line = max(row["content"].split("\n"), key=len)
+    assert not whole.is_new(line)
+    assert whole.is_new(line + " and more")
+    assert not whole.is_new("x = 1")  # too short to matter
+
+
 # ---- ends ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("context", "lengths"), [(256, [64, 128, 256]), (100, [100]), (768, [96, 192, 384, 768])]
+    ("context", "lengths"),
+    [(256, [64, 128, 200, 256]), (100, [64, 100]), (64, [64]), (768, [64, 128, 200, 512, 768])],
 )
-def test_units_double_in_length_up_to_the_context(context, lengths):
+def test_units_have_the_lengths_of_prompts_up_to_the_context(context, lengths):
     assert ends.lengths_up_to(context) == lengths
 
 
@@ -199,7 +345,7 @@ def test_the_end_is_scored_behind_the_true_middle_of_a_unit_of_each_length(
     end = codec.fim_ids.end
     for order in ("psm", "spm"):
         means = []
-        for length in (64, 128, 256):
+        for length in (64, 128, 200, 256):
             probabilities = []
             for span in some_spans:
                 prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
@@ -299,7 +445,7 @@ def test_spans_are_different_and_repeat(held_out):
 
 def test_line_spans_run_from_behind_the_indentation_to_the_end_of_a_line(held_out):
     crlf = Document("a", "b", "c", "0", "x = 1\r\n    y = 22\r\nif z:\r\n    w = 3\r\n" * 5)
-    for kind, most in (("single_line", 1), ("multi_line", spans.MAX_LINES)):
+    for kind, most in (("single_line", 1), ("multi_line", MAX_LINES)):
         for span in spans.choose_spans([*held_out, crlf], kind, 40, seed=0):
             line_start = span.prefix.rfind("\n") + 1
             assert span.prefix[line_start:].strip() == ""
@@ -367,19 +513,22 @@ def test_scores_of_a_completion(text, exact, stripped, first_line, length_error,
     assert (scores["edit_similarity"] == 1) == bool(exact)
 
 
-def test_syntax_is_judged_only_where_the_original_is_valid_python():
+def test_syntax_is_judged_only_where_the_original_is_valid_python(training):
     broken = Document("repo", "b.py", "python", "1", "def f(:\n    x\n")
     text = Document("repo", "c.md", "markdown", "2", "a = 1\nb = 2\n")
     two = [BenchmarkSpan("random", d, 1, 3) for d in (broken, text)]
     assert infilling.is_valid_python([SPAN, *two]) == [True, False, False]
-    result = infilling.measure(two, [infilling.Completion("", True)] * 2, seed=0)
+    nothing = [infilling.Completion("", True)] * 2
+    result = infilling.measure(two, nothing, {}, training, seed=0)
     assert "syntax_valid" not in result["model"]
     assert result["python_spans"] == 0
 
 
-def test_true_middles_score_full_marks(some_spans):
+def test_true_middles_score_full_marks(codec, some_spans, training):
     perfect = [infilling.Completion(span.truth, True) for span in some_spans]
-    result = infilling.measure(some_spans, perfect, seed=0)
+    trivial = floors.completions(some_spans, codec, training, 16)
+    result = infilling.measure(some_spans, perfect, trivial, training, seed=0)
+    assert result["new"]["exact"] == result["new"]["spans"] > 0
     for name in ("exact_match", "edit_similarity", "first_line_match", "syntax_valid", "stopped"):
         assert result["model"][name] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert result["floors"]["empty"]["exact_match"]["value"] == 0

@@ -8,11 +8,11 @@ from evaluation_fixtures import write_run
 
 from evaluation.__main__ import COMMANDS, main
 from evaluation.heldout import table
-from evaluation.spans import KINDS
+from hugcoder.data.holes import KINDS
 from hugcoder.refusal import Refusal
 
 FLAGS = [
-    *("--max_documents", "8", "--max_bytes", "30000", "--num_spans", "4"),
+    *("--max_documents", "8", "--max_bytes", "30000", "--num_spans", "8"),
     *("--max_new_tokens", "16", "--device", "cpu"),
 ]
 
@@ -48,10 +48,16 @@ def test_the_results_hold_every_promised_part(results, run_folder, corpus):
     assert all(is_estimate(middle[name]) for name in ways)
     for kind in KINDS:
         part = results["infilling"][kind]
-        assert 1 <= part["spans"] <= 4
+        assert 1 <= part["spans"] <= 8
         names = ("exact_match", "edit_similarity", "stopped", "syntax_valid")
         assert all(is_estimate(part["model"][name]) for name in names)
-        assert set(part["floors"]) == {"empty", "copy_previous_line"}
+        assert set(part["floors"]) == {"empty", "copy_previous_line", "ngram"}
+        for way in ("psm", "spm", "ngram"):
+            filled = middle["by_kind"][kind]["filled"][way]
+            assert all(is_estimate(filled[name]) for name in ("probability", "bits"))
+    silent = results["silence"]
+    assert all(is_estimate(silent["psm"][name]) for name in ("quiet", "show", "right"))
+    assert silent["floors"]["two_characters"]["right"]["value"] == 0.5
     assert len(results["samples"]) >= 5
     assert results["seconds"] > 0
     assert results["scores"]["bits_per_byte"] == whole["model"]
@@ -76,7 +82,15 @@ def test_a_second_evaluation_gives_the_same_figures(results, run_folder, corpus,
     flags = [*FLAGS, "--output_dir", str(tmp_path)]
     main(["heldout", str(run_folder), "--corpus", str(corpus), *flags])
     again = json.loads((tmp_path / "results.json").read_text())
-    for name in ("scores", "bits_per_byte", "middle_bits_per_byte", "infilling", "samples"):
+    for name in (
+        "scores",
+        "bits_per_byte",
+        "middle_bits_per_byte",
+        "ends",
+        "silence",
+        "infilling",
+        "samples",
+    ):
         assert again[name] == results[name]
     out = capsys.readouterr().out
     assert "bits per byte of" in out
