@@ -12,7 +12,7 @@ the known model families. Training, evaluation, generation and serving all use t
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -84,15 +84,18 @@ class SpanMix:
 
     random: two uniform cuts, as in the paper. short: 1 to 256 characters, log-uniform, the length
     editors ask for. line: from a cursor in or at the start of a line to the end of that line or of
-    one of the next seven. empty: nothing to insert. Most middles are lines and short ones: a random
-    middle is 35 % of the unit on average, longer than anybody asks for, and can end anywhere, so it
-    teaches little about ends (benchmarks/quickstart_cpu.md).
+    one of the next seven. one_line: the same to the end of that line alone. empty: nothing to
+    insert, anywhere. line_end: nothing to insert, at the end of a line. Most middles are lines and
+    short ones: a random middle is 35 % of the unit on average, longer than anybody asks for, and
+    can end anywhere, so it teaches little about ends (benchmarks/quickstart_cpu.md).
     """
 
     random: float = 0.1
     short: float = 0.3
     line: float = 0.57
     empty: float = 0.03
+    one_line: float = 0.0
+    line_end: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.weights) < 0 or sum(self.weights) <= 0:
@@ -101,8 +104,8 @@ class SpanMix:
             )
 
     @property
-    def weights(self) -> tuple[float, float, float, float]:
-        return (self.random, self.short, self.line, self.empty)
+    def weights(self) -> tuple[float, ...]:
+        return astuple(self)
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def draw_span(text: str, rng: np.random.Generator, mix: SpanMix) -> Span:
     """Draw a middle of `text`, cut between characters and never inside a UTF-8 code point."""
     weights = np.asarray(mix.weights)
     kind = int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(), side="right"))
-    return (_random_span, _short_span, _line_span, _empty_span)[min(kind, 3)](text, rng)
+    return _DRAWS[min(kind, len(_DRAWS) - 1)](text, rng)
 
 
 def _random_span(text: str, rng: np.random.Generator) -> Span:
@@ -210,9 +213,21 @@ def _short_span(text: str, rng: np.random.Generator) -> Span:
 
 def _line_span(text: str, rng: np.random.Generator) -> Span:
     """Draw from a cursor to the end of its own line (60 %) or of one of the next seven."""
-    anywhere = int(rng.integers(0, max(len(text), 1)))
-    line_start = text.rfind("\n", 0, anywhere) + 1
+    line_start = _start_of_a_line(text, rng)
     num_lines = 1 if rng.random() < 0.6 else int(rng.integers(2, MAX_SPAN_LINES + 1))
+    return _from_cursor(text, rng, line_start, num_lines)
+
+
+def _one_line_span(text: str, rng: np.random.Generator) -> Span:
+    return _from_cursor(text, rng, _start_of_a_line(text, rng), 1)
+
+
+def _start_of_a_line(text: str, rng: np.random.Generator) -> int:
+    return text.rfind("\n", 0, int(rng.integers(0, max(len(text), 1)))) + 1
+
+
+def _from_cursor(text: str, rng: np.random.Generator, line_start: int, num_lines: int) -> Span:
+    """Draw a cursor in the line, at the start of its text half of the time; go to a line's end."""
     stop = line_start - 1
     for _ in range(num_lines):
         stop = text.find("\n", stop + 1)
@@ -230,6 +245,18 @@ def _line_span(text: str, rng: np.random.Generator) -> Span:
 def _empty_span(text: str, rng: np.random.Generator) -> Span:
     cut = int(rng.integers(0, len(text) + 1))
     return Span(cut, cut)
+
+
+def _line_end_span(text: str, rng: np.random.Generator) -> Span:
+    stop = text.find("\n", int(rng.integers(0, len(text) + 1)))
+    cut = len(text) if stop < 0 else stop
+    if cut and text.startswith("\r\n", cut - 1):
+        cut -= 1
+    return Span(cut, cut)
+
+
+# in the order of SpanMix
+_DRAWS = (_random_span, _short_span, _line_span, _empty_span, _one_line_span, _line_end_span)
 
 
 # ---- units ---------------------------------------------------------------------------------------

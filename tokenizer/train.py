@@ -19,14 +19,16 @@ from hugcoder.files import atomic, file_sha256, write_json
 from hugcoder.refusal import Refusal
 from tokenizer.sample import SamplePlan, read_sample
 
-# Merges stay inside one match of the regex. Both split every digit, so that a number has one
+# Merges stay inside one match of the regex. All split every digit, so that a number has one
 # spelling. standard: Qwen's regex, that of cl100k with one digit; llama.cpp can encode with it
 # (pre-tokenizer "qwen2"). compact: punctuation is joined with the newlines and the indentation that
-# follow it, as in `:\n        `.
+# follow it, as in `:\n        `. lines: newlines and the indentation that follows are a token by
+# themselves, so that a line's text begins and ends between tokens.
 _START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"
 PATTERNS = {
     "standard": _START + r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "compact": _START + r"(?:\r?\n[ \t]*)*|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
+    "lines": _START + r"|[ \t]*(?:\r?\n[ \t]*)+|\s+(?!\S)|\s+",
 }
 
 # The trainer walks through a whole match for each merge in it: 5 MB of endless matches took

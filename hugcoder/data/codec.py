@@ -123,8 +123,8 @@ class Codec:
 
     @cached_property
     def ends_line(self) -> np.ndarray:
-        """Tell for each id [vocab] whether its last byte is a newline."""
-        return np.array([token.endswith(b"\n") for token in self.token_bytes])
+        """Tell for each id [vocab] whether it ends with a newline, or with one and indentation."""
+        return np.array([t.rstrip(b" \t").endswith(b"\n") for t in self.token_bytes])
 
     @cached_property
     def continues_character(self) -> np.ndarray:

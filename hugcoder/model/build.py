@@ -23,6 +23,7 @@ def new_model(
     max_seq_length: int,
     attn_implementation: str,
     residual_init: str,
+    copy_heads: int,
     seed: int,
     on_meta: bool,
 ) -> PreTrainedModel:
@@ -36,7 +37,12 @@ def new_model(
     config = fit_config(read_config(config_file), codec, max_seq_length)
     tell_what_is_set(config_file, config)
     model = build_random(
-        config, attn_implementation, seed=seed, residual_init=residual_init, on_meta=on_meta
+        config,
+        attn_implementation,
+        seed=seed,
+        residual_init=residual_init,
+        copy_heads=copy_heads,
+        on_meta=on_meta,
     )
     model.generation_config = generation_config(codec)
     _check_positions(model, max_seq_length)

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hugcoder.engines.sharded_parameters import local_part, own_name, write_whole
+from hugcoder.model.copying import CopyHeads, check_copy_heads
 from hugcoder.model.residual import check_residual_init, writes_to_residual
 from hugcoder.refusal import Refusal, reason_of
 
@@ -42,13 +43,14 @@ class RandomWeights:
     matrices of Llama-like models one standard deviation. "scaled" divides these matrices by
     sqrt(2 x layers) (GPT-2, Radford et al. 2019), unless the model's class has scaled them already
     (GPT-2, GPTBigCode, Mamba; NanoChat's attention). "zero" makes every layer start as the
-    identity. "normal" keeps what the class draws.
+    identity. "normal" keeps what the class draws. copy_heads: see `hugcoder.model.copying`.
     """
 
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
     seed: int
     residual_init: str
+    copy_heads: int = 0
 
     def make(self, write: Write, only_buffers: bool = False) -> None:
         """Make every parameter (tied ones once) and every buffer, and pass it to `write`.
@@ -101,6 +103,8 @@ class RandomWeights:
             if name in drawn:
                 is_redrawn = not torch.equal(_sample(tensor), drawn[name])
                 tensor.mul_(1.0 if self.residual_init == "scaled" and is_redrawn else factor)
+            if self.copy_heads:
+                CopyHeads(self.config, self.copy_heads, self.seed).write(name, tensor)
 
     @property
     def residual_factor(self) -> float:
@@ -188,6 +192,7 @@ def build_random(
     *,
     seed: int,
     residual_init: str,
+    copy_heads: int = 0,
     on_meta: bool,
 ) -> PreTrainedModel:
     """Build a model with random weights in float32 on the CPU; under ZeRO-3 already sharded.
@@ -195,7 +200,7 @@ def build_random(
     Args:
         on_meta: leave it without memory; `fill_shards` gives it weights once FSDP2 has sharded it.
 
-    Raises: Refusal when residual_init is not known for the model.
+    Raises: Refusal when residual_init or copy_heads is not known for the model.
     """
     is_zero3 = is_deepspeed_zero3_enabled()  # then each module is sharded as soon as it is built
     try:
@@ -210,7 +215,10 @@ def build_random(
         ) from None
     if residual_init != "normal":
         check_residual_init(model, model.config, residual_init)
-    model.random_weights = RandomWeights(type(model), model.config, seed, residual_init)
+    if copy_heads:
+        names = {own_name(name) for name, _ in model.named_parameters()}
+        check_copy_heads(names, model.config, copy_heads)
+    model.random_weights = RandomWeights(type(model), model.config, seed, residual_init, copy_heads)
     if is_zero3:
         model.random_weights.make(_writer(model))
     elif not on_meta:

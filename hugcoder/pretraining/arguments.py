@@ -26,7 +26,7 @@ SHORTEST_ROW = 64  # room for sentinels, reserve and a line of code on each side
 class ModelArguments:
     _argument_group_name = "model: what is trained"
     _replaces = (
-        ("model_name_or_path", ("config_file", "residual_init")),
+        ("model_name_or_path", ("config_file", "residual_init", "copy_heads")),
         ("config_file", ("model_name_or_path",)),
     )
 
@@ -55,6 +55,11 @@ class ModelArguments:
         "model's class does it itself); zero = each layer starts as the identity (learns "
         "fastest in short runs); normal = as the model's class draws them.",
     )
+    copy_heads: int = with_help(
+        0,
+        "Attention heads that copy from the context from the first step on (induction heads), "
+        "which a model else learns after a million tokens; 0 = none. For Llama-like models.",
+    )
 
     def __post_init__(self) -> None:
         given = [name for name in ("config_file", "model_name_or_path") if getattr(self, name)]
@@ -64,12 +69,14 @@ class ModelArguments:
                 f"{self.model_name_or_path!r} are given; give exactly one: --config_file to train "
                 "from random weights, --model_name_or_path to continue."
             )
-        if self.model_name_or_path and self.residual_init != "scaled":
-            raise Refusal(
-                f"residual_init {self.residual_init} has no effect: the weights are those of "
-                f"model_name_or_path {self.model_name_or_path}; leave it out, or give its default "
-                "scaled."
-            )
+        for name, default in (("residual_init", "scaled"), ("copy_heads", 0)):
+            if self.model_name_or_path and getattr(self, name) != default:
+                raise Refusal(
+                    f"{name} {getattr(self, name)} has no effect: the weights are those of "
+                    f"model_name_or_path {self.model_name_or_path}; leave it out, or give its "
+                    f"default {default}."
+                )
+        check_ranges(self, {"copy_heads": COUNT_OR_NONE})
 
 
 @dataclass
@@ -90,7 +97,8 @@ class DataArguments:
     )
     fim_spans: list[str] = with_help(
         [f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()],
-        "Weights of the kinds of middle that are drawn: random, short, line, empty.",
+        "Weights of the kinds of middle that are drawn: random, short, line, empty, one_line, "
+        "line_end (see fim.SpanMix).",
     )
     mixture: list[str] = with_help(
         [],

@@ -105,6 +105,7 @@ def build_model(
         max_seq_length,
         kernel,
         model.residual_init,
+        model.copy_heads,
         training.seed,
         on_meta=bool(training.fsdp) or launched_with("FSDP"),
     )
