@@ -29,4 +29,4 @@ def trainer_of(
     model: PreTrainedModel, training: PretrainArguments, rows: PackedRows
 ) -> PretrainTrainer:
     size = measure_model(model, rows.settings.row_length)
-    return PretrainTrainer(model, training, rows, {}, size, Material({}, rows.codec.folder))
+    return PretrainTrainer(model, training, rows, {}, None, size, Material({}, rows.codec.folder))

@@ -6,17 +6,16 @@ repositories are balanced as the files are.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 
 from evaluation.documents import Document, hash_order
-from hugcoder.data.holes import draw_hole, draw_pair
+from hugcoder.data.holes import draw_hole, draw_pair, take_turns
 
 SHOW, QUIET = "show", "quiet"
-Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -45,40 +44,35 @@ def choose_spans(
     documents: list[Document], kind: str, num_spans: int, seed: int
 ) -> list[BenchmarkSpan]:
     """Up to `num_spans` different holes of one kind; fewer when the files have no more."""
-    drawn = _taking_turns(documents, kind, num_spans, seed, lambda t, rng: draw_hole(t, kind, rng))
-    return [BenchmarkSpan(kind, document, *span) for document, span in drawn]
+    draw = partial(draw_hole, kind=kind)
+    drawn = take_turns(_texts(documents), num_spans, draw, _streams(documents, kind, seed))
+    return [BenchmarkSpan(kind, documents[index], *span) for index, span in drawn]
 
 
 def choose_pairs(documents: list[Document], num_spans: int, seed: int) -> list[BenchmarkSpan]:
     """Up to `num_spans` places, as many holes (`show`) as places without one (`quiet`)."""
-    drawn = _taking_turns(documents, "pair", num_spans // 2, seed, draw_pair)
+    streams = _streams(documents, "pair", seed)
+    drawn = take_turns(_texts(documents), num_spans // 2, draw_pair, streams)
     return [
-        BenchmarkSpan(kind, document, *span)
-        for document, pair in drawn
+        BenchmarkSpan(kind, documents[index], *span)
+        for index, pair in drawn
         for kind, span in ((SHOW, pair.show), (QUIET, pair.quiet))
     ]
 
 
-def _taking_turns(
-    documents: list[Document],
-    kind: str,
-    num_drawn: int,
-    seed: int,
-    draw: Callable[[str, np.random.Generator], Drawn | None],
-) -> Iterable[tuple[Document, Drawn]]:
-    """Draw from one document after another until there are enough, or a turn brings nothing new."""
-    found: dict[tuple[int, tuple], tuple[Document, Drawn]] = {}
-    for turn in range(num_drawn):
-        before = len(found)
-        for index, document in enumerate(documents):
-            key = hash_order(seed, kind, str(turn), document.blob_sha, document.path)
-            rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-            drawn = draw(document.text, rng)
-            if drawn and len(found) < num_drawn:
-                found.setdefault((index, drawn), (document, drawn))
-        if len(found) in (before, num_drawn):
-            break
-    return found.values()
+def _texts(documents: list[Document]) -> list[str]:
+    return [document.text for document in documents]
+
+
+def _streams(
+    documents: list[Document], kind: str, seed: int
+) -> Callable[[int, int], np.random.Generator]:
+    def stream(index: int, turn: int) -> np.random.Generator:
+        document = documents[index]
+        key = hash_order(seed, kind, str(turn), document.blob_sha, document.path)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+    return stream
 
 
 def digest(spans: list[BenchmarkSpan]) -> str:

@@ -7,7 +7,8 @@ anywhere. Positions are characters; they depend on the text and the random strea
 tokenizer. What training rearranges is drawn by `fim.draw_span`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,7 +24,33 @@ _LOG_UNIFORM = fim.SpanMix(random=0, short=1, line=0, empty=0)
 _SHOWN = fim.SpanMix(random=0, short=1, line=1, empty=0)
 
 
-def draw_hole(text: str, kind: str, rng: np.random.Generator) -> fim.Span | None:
+Drawn = TypeVar("Drawn")
+
+
+def take_turns(
+    texts: Sequence[str],
+    num_drawn: int,
+    draw: Callable[[str, np.random.Generator], Drawn | None],
+    stream: Callable[[int, int], np.random.Generator],
+) -> list[tuple[int, Drawn]]:
+    """Draw from one text after another until there are enough, or a turn brings nothing new.
+
+    Args: stream: (index of the text, turn) -> its random stream.
+    Returns: different ones only, each with the index of its text.
+    """
+    found: dict[tuple[int, Drawn], None] = {}
+    for turn in range(num_drawn):
+        before = len(found)
+        for index, text in enumerate(texts):
+            drawn = draw(text, stream(index, turn))
+            if drawn and len(found) < num_drawn:
+                found[index, drawn] = None
+        if len(found) in (before, num_drawn):
+            break
+    return list(found)
+
+
+def draw_hole(text: str, rng: np.random.Generator, kind: str) -> fim.Span | None:
     """Draw one usable hole of a kind; None when the text gives none in a few tries."""
     for _ in range(TRIES):
         span = _candidate(text, kind, rng)

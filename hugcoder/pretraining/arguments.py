@@ -113,6 +113,12 @@ class DataArguments:
         "fill-in-the-middle; 0 = none.",
     )
 
+    held_out_holes: int = with_help(
+        32,
+        "Holes of each kind in held-out files that are scored then as well, and places without a "
+        "hole: how probable the true middle and its end are; 0 = none.",
+    )
+
     def __post_init__(self) -> None:
         if not self.token_store:
             raise Refusal("token_store is not given; give --token_store FOLDER to train on.")
@@ -126,6 +132,7 @@ class DataArguments:
             {
                 "max_seq_length": Range(SHORTEST_ROW, LONGEST_ROW, is_whole=True),
                 "held_out_rows": COUNT_OR_NONE,
+                "held_out_holes": COUNT_OR_NONE,
             },
         )
         self.mixture_weights = assignments(self.mixture, "--mixture")

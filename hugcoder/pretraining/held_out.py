@@ -45,7 +45,7 @@ class FilledUp(Dataset):
     accelerate would add rows that are then counted twice.
     """
 
-    def __init__(self, rows: PackedRows, multiple: int):
+    def __init__(self, rows: Dataset, multiple: int):
         self.rows, self.length = rows, -(-len(rows) // multiple) * multiple
 
     def __len__(self) -> int:
@@ -58,6 +58,19 @@ class FilledUp(Dataset):
         return row | {"labels": torch.full_like(row["labels"], IGNORED)}
 
 
+def held_out_batches(
+    rows: Dataset, accelerator: Accelerator, collator: PackedCollator, batch_size: int
+) -> DataLoader:
+    """Share out rows to all ranks, in whole batches and the same number of them."""
+    num_ranks = accelerator.num_processes
+    per_rank = min(batch_size, -(-len(rows) // num_ranks))
+    whole = FilledUp(rows, multiple=per_rank * num_ranks)
+    sampler = SequentialSampler(whole)
+    return accelerator.prepare(
+        DataLoader(whole, batch_size=per_rank, sampler=sampler, collate_fn=collator)
+    )
+
+
 @torch.no_grad()
 def score_rows(
     model: PreTrainedModel,
@@ -68,13 +81,7 @@ def score_rows(
     after_batch: Callable[[], None],
 ) -> list[Score]:
     """Score each kind of token over rows; all ranks share the work and get the answer."""
-    num_ranks = accelerator.num_processes
-    per_rank = min(batch_size, -(-len(rows) // num_ranks))
-    whole = FilledUp(rows, multiple=per_rank * num_ranks)
-    sampler = SequentialSampler(whole)
-    loader = accelerator.prepare(
-        DataLoader(whole, batch_size=per_rank, sampler=sampler, collate_fn=collator)
-    )
+    loader = held_out_batches(rows, accelerator, collator, batch_size)
     num_bytes = torch.from_numpy(rows.codec.num_bytes).to(accelerator.device)
     totals = torch.zeros(3, NUM_LOSS_KINDS, device=accelerator.device)
     model.eval()

@@ -1,6 +1,7 @@
 """Loads tokenizer, rows and model as the arguments say."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -17,7 +18,10 @@ from hugcoder.model.build import continued_model, new_model
 from hugcoder.model.config import check_config
 from hugcoder.model.pretrained import check_files
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
+from hugcoder.pretraining.held_out_holes import KINDS, PAIRS, HoleRows, draw_holes
 from hugcoder.refusal import Refusal
+
+logger = logging.getLogger(__name__)
 
 EPOCHS = "epochs.json"  # in the run folder, see Epochs.remember
 
@@ -82,6 +86,22 @@ def load_held_out(
         rows.num_rows = min(data.held_out_rows, rows.num_rows)
         held_out[name] = rows
     return held_out
+
+
+def load_holes(data: DataArguments, training: PretrainArguments, codec: Codec) -> HoleRows | None:
+    """Load holes in held-out files; None when none are to be scored, or the files give none."""
+    if not data.held_out_holes or not data.held_out_rows or training.eval_strategy == "no":
+        return None
+    store = TokenStore(data.token_store, corpus.HELD_OUT)
+    holes = draw_holes(store, codec, data.max_seq_length, data.held_out_holes)
+    missing = {*KINDS, *PAIRS} - {unit.kind for unit in holes.units}
+    if missing and training.should_log:
+        logger.warning(
+            "the held-out files give no hole of the kind %s: it is not scored during training; "
+            "hold out more, or give --held_out_holes 0",
+            ", ".join(sorted(missing)),
+        )
+    return holes if len(holes) else None
 
 
 def check_model(model: ModelArguments) -> None:

@@ -20,6 +20,7 @@ from hugcoder.model.size import ModelSize
 from hugcoder.pretraining.arguments import PretrainArguments
 from hugcoder.pretraining.data_seen import DataSeen
 from hugcoder.pretraining.held_out import score_rows
+from hugcoder.pretraining.held_out_holes import HoleRows, score_holes
 from hugcoder.pretraining.isolation_proof import IsolationProof
 from hugcoder.pretraining.loss import loss_by_kind
 from hugcoder.pretraining.optimizer import make_muon
@@ -39,6 +40,7 @@ class PretrainTrainer(DurableTrainer):
 
     Args:
         held_out: rows of held-out repositories, `left_to_right` and `fim`; empty = not scored.
+        holes: in held-out files, scored with them; None = not scored.
         material, watchdog: see DurableTrainer.
     """
 
@@ -48,6 +50,7 @@ class PretrainTrainer(DurableTrainer):
         args: PretrainArguments,
         rows: PackedRows,
         held_out: dict[str, PackedRows],
+        holes: HoleRows | None,
         size: ModelSize,
         material: Material,
         watchdog: HangWatchdog | None = None,
@@ -63,6 +66,7 @@ class PretrainTrainer(DurableTrainer):
             watchdog=watchdog,
         )
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
+        self.holes = holes
         tokens_per_step = rows.tokens_in(args.rows_per_step)
         self.throughput = Throughput(tokens_per_step, size.flops_per_token, args.world_size)
         self.data_seen = DataSeen(rows, args.rows_per_step)
@@ -135,19 +139,17 @@ class PretrainTrainer(DurableTrainer):
     # ---- held-out scores -------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Score held-out rows in bits per byte: left-to-right, and middles given both sides."""
+        """Score held-out rows in bits per byte: left-to-right, and middles given both sides.
+
+        Then score filling in, see `hugcoder.pretraining.held_out_holes`.
+        """
         self.last_evaluated_step = self.state.global_step
         self.throughput.pause()
         self.hang_watchdog.feed(self.state)
+        settings = (self.accelerator, self.data_collator, self.args.per_device_eval_batch_size)
+        feed = partial(self.hang_watchdog.feed, self.state)
         scored = {
-            name: score_rows(
-                self.model,
-                rows,
-                self.accelerator,
-                self.data_collator,
-                self.args.per_device_eval_batch_size,
-                after_batch=partial(self.hang_watchdog.feed, self.state),
-            )
+            name: score_rows(self.model, rows, *settings, after_batch=feed)
             for name, rows in self.eval_dataset.items()
         }
         text, middles = scored["left_to_right"][LEFT_TO_RIGHT], scored["fim"][FIM_MIDDLE]
@@ -155,6 +157,9 @@ class PretrainTrainer(DurableTrainer):
         names += [f"{metric_key_prefix}_middle_{name}" for name in ("loss", "bits_per_byte")]
         metrics = text.metrics(*names[:2]) | middles.metrics(*names[2:])
         self._tell_of_missing_scores([name for name in names if name not in metrics])
+        if self.holes:
+            filled = score_holes(self.model, self.holes, *settings, after_batch=feed)
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in filled.items()}
         self.throughput.go_on()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(

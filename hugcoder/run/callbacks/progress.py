@@ -48,5 +48,7 @@ def _held_out(logs: dict[str, float]) -> str:
     labels = {
         "eval_bits_per_byte": "%.3f bits per byte",
         "eval_middle_bits_per_byte": "middles %.3f",
+        "eval_single_line_end_probability_psm": "ends of lines %.2f in PSM",
+        "eval_single_line_end_probability_spm": "%.2f in SPM",
     }
     return ", ".join(label % logs[name] for name, label in labels.items() if name in logs)
