@@ -19,9 +19,11 @@ Shapes: V vocabulary, H hidden size, D head size.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PretrainedConfig
 
+import fim
 from hugcoder.refusal import Refusal
 
 SHARPNESS = 8.0  # logit of attention at a perfect match: exp(8) outweighs hundreds of others
@@ -112,10 +114,8 @@ class CopyHeads:
 
     def _orthonormal(self, name: str, rows: int, columns: int) -> torch.Tensor:
         """Random orthonormal rows [rows, columns] that leave out the shared coordinate."""
-        from hugcoder.model.random_init import seed_of
-
-        generator = torch.Generator().manual_seed(seed_of(self.seed, f"copying {name}"))
-        drawn = torch.randn(columns, rows, generator=generator)
+        rng = fim.keyed_rng("copying", self.seed, name)
+        drawn = torch.from_numpy(rng.standard_normal((columns, rows), dtype=np.float32))
         if columns == self.config.hidden_size:
             drawn[0] = 0
         return torch.linalg.qr(drawn).Q.T
