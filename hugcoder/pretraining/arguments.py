@@ -150,7 +150,11 @@ class DataArguments:
 @dataclass
 class PretrainArguments(RunArguments, TrainingArguments):
     _argument_group_name = "training: how"
-    _replaces = (("max_steps", ("num_train_epochs",)), ("num_train_epochs", ("max_steps",)))
+    _replaces = (
+        ("max_steps", ("num_train_epochs", "max_minutes", "speed_of")),
+        ("num_train_epochs", ("max_steps", "max_minutes", "speed_of")),
+        ("max_minutes", ("max_steps", "num_train_epochs")),
+    )
 
     FIXED = RunArguments.FIXED | row_settings.FIXED
     RANGES = RunArguments.RANGES | row_settings.RANGES

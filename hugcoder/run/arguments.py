@@ -25,6 +25,7 @@ from hugcoder.run.batch_size import rows_at_a_time
 from hugcoder.run.idle_settings import idle_settings
 from hugcoder.run.schedule import check_schedule, set_schedule_arguments, turn_shares_into_steps
 from hugcoder.run.setting_checks import CHOICES, RANGES, check_settings
+from hugcoder.run.time_budget import check_length, steps_of
 from hugcoder.setting import with_help
 
 MOST_STEPS = 10**9
@@ -63,6 +64,14 @@ class RunArguments:
     )
     num_train_epochs: float | None = with_help(
         None, "Passes over the corpus, instead of max_steps (the later counts); not given = 1."
+    )
+    max_minutes: float = with_help(
+        0.0,
+        "Minutes that the program may take, instead of max_steps: the steps that fit into them at "
+        "the speed of speed_of; 0 = not given.",
+    )
+    speed_of: str = with_help(
+        "", "Folder of a short run with these settings on this machine, for max_minutes."
     )
     per_device_train_batch_size: int = with_help(
         8, "Most rows that a device takes at a time; fewer if its share of a step is smaller."
@@ -230,6 +239,7 @@ class RunArguments:
                 "say how long the run is; leave one out, or give --max_steps -1 to train for "
                 "num_train_epochs."
             )
+        check_length(self)
         if self.num_train_epochs is None:
             self.num_train_epochs = 1.0
 
@@ -279,8 +289,11 @@ class RunArguments:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * num_devices
 
     def fix_length(self, rows_per_epoch: int) -> None:
-        """Set max_steps, and with it the schedule, from the epochs that were asked for."""
-        if self.max_steps < 0:
+        """Set max_steps, and with it the schedule, from the epochs or minutes asked for."""
+        if self.max_minutes:
+            self.max_steps = steps_of(self)
+            check_schedule(self)
+        elif self.max_steps < 0:
             self.max_steps = max(
                 1, int(self.num_train_epochs * rows_per_epoch / self.rows_per_step)
             )
