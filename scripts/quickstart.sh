@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# From the code on this disk to a code model that fills in the middle, on a CPU, in minutes.
+# From the code on this disk to a code model that fills in the middle, on a CPU, in minutes:
+# MINUTES=30 bash scripts/quickstart.sh takes 30 after installing. The training gets what the other
+# steps leave, so a slow machine trains fewer steps.
 # A step that is finished is not done again; after an interruption run the same command.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
+minutes=${MINUTES:-8}
+left_for_evaluation=90 # seconds: steps 6 to 8 on two cores
 run=runs/quickstart
+speed=runs/quickstart-speed
 began=$SECONDS
 step() { printf '\n== %s  (%d s since the start)\n' "$1" $((SECONDS - began)); }
 
@@ -21,25 +26,31 @@ if [ -n "$compiler" ]; then
     flags+=(--torch_compile false)
 fi
 
-step "1/7 corpus: the standard library and installed packages"
+step "1/8 corpus: the standard library and installed packages"
 python -m data_prep configs/corpora/quickstart.yaml --output_dir data/quickstart
-step "2/7 tokenizer"
+step "2/8 tokenizer"
 python -m tokenizer configs/recipes/tokenizer_quickstart.yaml \
     --corpus data/quickstart --output_dir data/quickstart-tokenizer
-step "3/7 token store"
+step "3/8 token store"
 python -m data_prep tokenize --corpus data/quickstart --tokenizer data/quickstart-tokenizer \
     --output_dir data/quickstart-tokens
 python -m tokenizer measure data/quickstart-tokens/tokenizer --corpus data/quickstart
-step "4/7 pretraining with fill-in-the-middle, about 6 minutes on 2 cores; the log says how long is left"
-accelerate launch --quiet --config_file configs/cpu.yaml --num_cpu_threads_per_process "$(nproc)" \
-    train.py configs/recipes/pretrain_quickstart.yaml "${flags[@]}"
-step "5/7 evaluation on repositories it never saw, about 1 minute"
+train=(accelerate launch --quiet --config_file configs/cpu.yaml --num_cpu_threads_per_process "$(nproc)"
+    train.py configs/recipes/pretrain_quickstart.yaml "${flags[@]}")
+step "4/8 the speed of this machine, from 40 steps"
+"${train[@]}" --output_dir "$speed" --max_steps 40 --logging_steps 10 --eval_steps 40 --save_strategy no
+if [ ! -f "$speed/minutes" ]; then # kept, so that an interrupted training goes on with the same schedule
+    python -c "print(round(($minutes * 60 - $((SECONDS - began)) - $left_for_evaluation) / 60, 2))" > "$speed/minutes"
+fi
+step "5/8 pretraining with fill-in-the-middle, $(cat "$speed/minutes") minutes; the log says how long is left"
+"${train[@]}" --max_minutes "$(cat "$speed/minutes")" --speed_of "$speed"
+step "6/8 evaluation on repositories it never saw, about 1 minute"
 python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation" \
-    --mode spm --max_new_tokens 48 --num_spans 100
-step "6/7 infilling a hole in a file: examples/settings.py, line 13, behind \"return\""
+    --mode spm --max_new_tokens 48 --num_spans 60
+step "7/8 infilling a hole in a file: examples/settings.py, line 13, behind \"return\""
 sed -n 9,14p examples/settings.py
 echo "the model writes:"
 python generate.py "$run/model" --infill examples/settings.py:13:11 --mode spm --max_new_tokens 16
-step "7/7 report"
+step "8/8 report"
 python -m evaluation report "$run"
 printf '\nfinished in %d s: open %s/report.html\n' $((SECONDS - began)) "$run"
