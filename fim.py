@@ -110,11 +110,18 @@ class SpanMix:
 
 @dataclass(frozen=True)
 class FimSettings:
-    """Sets how many pieces are transformed (fim_rate), and how many of those in SPM order."""
+    """Sets how many pieces are transformed (fim_rate), and how many of those in SPM order.
+
+    whole_tokens: prefix and middle are spelled as one text, and a token that the cursor splits
+    belongs to the middle, as where generation writes the token before a cursor again
+    (`hugcoder.data.healing`). Code Llama spells prefix and middle together in SPM (Roziere et al.
+    2023, arXiv 2308.12950).
+    """
 
     fim_rate: float = 0.5
     spm_rate: float = 0.5
     spans: SpanMix = field(default_factory=SpanMix)
+    whole_tokens: bool = False
 
     def __post_init__(self) -> None:
         for name in ("fim_rate", "spm_rate"):
@@ -302,10 +309,11 @@ def make_unit(
 ) -> Unit:
     """Transform one piece into one intact unit of at most `max_tokens` tokens.
 
-    The three texts are encoded one by one, as at inference. A unit that is too long is drawn again.
-    If that does not help, a middle that does not fit by itself is shortened and the suffix gets the
-    rest of it; then the suffix loses its tail, then the prefix its head. The middle always ends
-    where the suffix of the text begins, and the end token is never cut.
+    The three texts are encoded one by one, or prefix and middle together (`whole_tokens`). A unit
+    that is too long is drawn again. If that does not help, a middle that does not fit by itself is
+    shortened and the suffix gets the rest of it; then the suffix loses its tail, then the prefix
+    its head. The middle always ends where the suffix of the text begins, and the end token is never
+    cut.
 
     Raises: ValueError when `max_tokens` leaves no room for a unit without any text.
     """
@@ -316,6 +324,8 @@ def make_unit(
     for _ in range(REDRAWS):
         span = draw_span(text, rng, settings.spans)
         prefix, suffix, middle = encode(_around(text, span))
+        if settings.whole_tokens:
+            prefix, middle = _whole_tokens(text[: span.stop], prefix, encode)
         if len(prefix) + len(suffix) + len(middle) <= room:
             break
     else:
@@ -328,6 +338,14 @@ def make_unit(
 def _around(text: str, span: Span) -> list[str]:
     """Split into prefix, suffix and middle."""
     return [text[: span.start], text[span.stop :], text[span.start : span.stop]]
+
+
+def _whole_tokens(text: str, prefix: list[int], encode: Encode) -> tuple[list[int], list[int]]:
+    """Split the ids of prefix and middle together where they part from those of the prefix."""
+    (ids,) = encode([text])
+    pairs = zip(prefix, ids, strict=False)
+    same = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prefix))
+    return ids[:same], ids[same:]
 
 
 def _squeeze(text: str, span: Span, encode: Encode, room: int) -> list[list[int]]:

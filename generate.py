@@ -189,10 +189,11 @@ def main(argv: list[str] | None = None) -> None:
         for limit in (sys.maxsize, room)
     )
     whole, prompt = prompts
-    if len(prompt) < len(whole):
+    num_kept, num_tokens = (len(one.ids) + len(one.last) for one in (prompt, whole))
+    if num_kept < num_tokens:
         print(
-            f"context cut to {len(prompt):,} of {len(whole):,} tokens: the model has room for "
-            f"{context_length(model):,}, of which max_new_tokens keeps "
+            f"context cut to {num_kept:,} of {num_tokens:,} tokens: the model has room "
+            f"for {context_length(model):,}, of which max_new_tokens keeps "
             f"{arguments.max_new_tokens:,}",
             file=sys.stderr,
         )
@@ -201,8 +202,11 @@ def main(argv: list[str] | None = None) -> None:
 
     new_ids: list[int] = []
     start = time.perf_counter()
-    stream = decoding.stream_tokens(model, prompt, ending, arguments.max_new_tokens, sampling)
-    for piece in stream_text(codec, _recording(stream, new_ids), ending.stops):
+    beginning = codec.healing.beginning(prompt.last)
+    must = decoding.Must(codec.healing, [beginning])
+    most = arguments.max_new_tokens + len(prompt.last)  # the token before the cursor comes again
+    stream = decoding.stream_tokens(model, prompt.ids, ending, most, sampling, must)
+    for piece in stream_text(codec, _recording(stream, new_ids), ending.stops, len(beginning)):
         sys.stdout.write(piece.replace("\n", hole.newline) if hole else piece)
         sys.stdout.flush()
     seconds = time.perf_counter() - start

@@ -94,9 +94,12 @@ def _long_enough(
 def _unit(codec: CheckpointCodec, span: BenchmarkSpan, order: str, length: int) -> list[int]:
     """A whole unit of exactly `length` tokens; empty when the file is too short for it, or the
     middle too long."""
-    prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
-    room = length - len(middle) - 1
+    prefix, suffix = codec.encode([span.prefix, span.suffix])
+    last = codec.healing.heal(prefix).last
+    answer = codec.healing.written(span.prefix, span.truth, last)
+    room = length - len(answer) - 1 + len(last)  # an answer writes `last` again, and then the end
     if room < MIN_PROMPT_TOKENS:
         return []
-    unit = [*arrange_prompt(codec, prefix, suffix, order, room), *middle, codec.fim_ids.end]
-    return unit if len(unit) == length else []
+    prompt = arrange_prompt(codec, prefix, suffix, order, room)
+    unit = [*prompt.ids, *answer, codec.fim_ids.end]
+    return unit if prompt.last == last and len(unit) == length else []

@@ -16,7 +16,7 @@ from rapidfuzz import fuzz
 from evaluation.bootstrap import mean
 from evaluation.spans import BenchmarkSpan
 from evaluation.training_split import TrainingSplit
-from hugcoder.generation.decoding import complete_batch, ending_of
+from hugcoder.generation.decoding import Must, complete_batch, ending_of
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import infill_prompt, prompt_room
 from hugcoder.refusal import Refusal
@@ -52,16 +52,20 @@ def complete_spans(
     ending = ending_of(model, codec)
     prompts = [infill_prompt(codec, span.prefix, span.suffix, mode, room) for span in spans]
     completions: list[Completion] = [Completion("", False)] * len(spans)
-    order = sorted(range(len(spans)), key=lambda i: len(prompts[i]), reverse=True)
+    beginnings = [codec.healing.beginning(prompt.last) for prompt in prompts]
+    order = sorted(range(len(spans)), key=lambda i: len(prompts[i].ids), reverse=True)
     while order:
-        width = len(prompts[order[0]]) + max_new_tokens
+        width = len(prompts[order[0]].ids) + max_new_tokens + 1
         size = min(MAX_BATCH, max(CACHE_FACTOR * batch_tokens // width, 1))
         batch, order = order[:size], order[size:]
-        taken = [prompts[i] for i in batch]
-        new_ids = complete_batch(model, taken, ending, max_new_tokens, codec.pad)
+        taken = [prompts[i].ids for i in batch]
+        must = Must(codec.healing, [beginnings[i] for i in batch])
+        # one more: the token before the cursor is written again
+        new_ids = complete_batch(model, taken, ending, max_new_tokens + 1, codec.pad, must=must)
         for index, ids in zip(batch, new_ids, strict=True):
             stopped = ids[-1] in ending.stops
-            completions[index] = Completion(codec.decode(ids[:-1] if stopped else ids), stopped)
+            text = codec.decode_after(ids[:-1] if stopped else ids, len(beginnings[index]))
+            completions[index] = Completion(text, stopped)
     return completions
 
 

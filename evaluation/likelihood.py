@@ -4,6 +4,7 @@ Sequences are padded on the right and given without an attention mask: attention
 stands to the right of a token cannot change its score. Shapes: B sequences, T tokens, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,21 +20,28 @@ class Scored(NamedTuple):
     """What a model says of one sequence from index `first` on."""
 
     nats: np.ndarray  # [len(sequence) - first] float64, of each token given all before it
-    likeliest: int  # id of the likeliest token at `first`
+    likeliest: np.ndarray  # [len(sequence) - first] ids of the likeliest tokens in their places
 
 
 @torch.inference_mode()
 def score(
-    model: "PreTrainedModel", sequences: list[list[int]], firsts: list[int], batch_tokens: int
+    model: "PreTrainedModel",
+    sequences: list[list[int]],
+    firsts: list[int],
+    batch_tokens: int,
+    allowed: Sequence[np.ndarray | None] | None = None,
 ) -> list[Scored]:
     """Score each sequence from its index `first` (at least 1) on.
 
-    Args: batch_tokens: tokens with padding in one forward pass.
+    Args:
+        batch_tokens: tokens with padding in one forward pass.
+        allowed: for each sequence the ids that are possible at `first`; None = all.
     """
+    allowed = allowed or [None] * len(sequences)
     assert all(first >= 1 for first in firsts), "nothing predicts a sequence's first token"
     vocab_size = model.config.vocab_size
     order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), -firsts[i]))
-    scores: list[Scored] = [Scored(np.empty(0), -1)] * len(sequences)
+    scores: list[Scored] = [Scored(np.empty(0), np.empty(0))] * len(sequences)
     while order:
         width = len(sequences[order[-1]])
         batch: list[int] = []
@@ -46,7 +54,7 @@ def score(
                 break
             batch.append(order.pop())
             keep = wider
-        _score_batch(model, sequences, firsts, batch, keep, scores)
+        _score_batch(model, sequences, firsts, allowed, batch, keep, scores)
     return scores
 
 
@@ -54,6 +62,7 @@ def _score_batch(
     model: "PreTrainedModel",
     sequences: list[list[int]],
     firsts: list[int],
+    allowed: Sequence[np.ndarray | None],
     batch: list[int],
     keep: int,
     scores: list[Scored],
@@ -68,8 +77,12 @@ def _score_batch(
     offset = width - logits_BTV.shape[1]  # position of the first row of logits
     for row, index in enumerate(batch):
         first, length = firsts[index], len(sequences[index])
-        logits_TV = logits_BTV[row, first - 1 - offset : length - 1 - offset].float()
+        logits_TV = logits_BTV[row, first - 1 - offset : length - 1 - offset].float().clone()
+        if allowed[index] is not None:
+            forbidden_V = torch.ones(logits_TV.shape[1], dtype=torch.bool, device=model.device)
+            forbidden_V[torch.from_numpy(allowed[index]).to(model.device)] = False
+            logits_TV[0].masked_fill_(forbidden_V, -torch.inf)
         targets_T = ids_BT[row, first:length]
         nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
-        likeliest = int(logits_TV[0].argmax()) if len(logits_TV) else -1
+        likeliest = logits_TV.argmax(-1).cpu().numpy()
         scores[index] = Scored(nats_T.double().cpu().numpy(), likeliest)

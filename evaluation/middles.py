@@ -1,7 +1,8 @@
 """What a model says of true middles, without sampling noise: their probability, their bits, what
 the text after a hole is worth, and how its answer would begin.
 
-Prefix, middle and suffix are encoded apart, as in training. The same middle tokens are scored:
+The same middle is scored, as the tokens that a healed answer has (`hugcoder.data.healing`), the
+first of them among those that may come first:
 - after a fill-in-the-middle prompt, in PSM and in SPM order;
 - after the prefix of that prompt alone, as plain text: only the suffix makes the difference;
 - after the longest prefix that fits: what the room of the suffix would be worth without it;
@@ -27,7 +28,7 @@ from evaluation.spans import BenchmarkSpan
 from evaluation.training_split import TrainingSplit
 from hugcoder.data.holes import KINDS
 from hugcoder.generation.loading import CheckpointCodec
-from hugcoder.generation.prompts import arrange_prompt, context_length, kept_context
+from hugcoder.generation.prompts import Prompt, arrange_prompt, context_length, kept_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,28 +74,56 @@ def score_middles(
     """
     bits, end_nats, first = {}, {}, {}
     for way in WAYS:
-        sequences, firsts = [], []
+        asked = []
         for index, span in enumerate(spans):
             other = spans[(index + len(spans) // 2) % len(spans)]
             most = (max_prompt_tokens, context_length(model))
-            before, middle, after = _sequence(codec, span, other, way, *most)
-            sequences.append([*before, *middle, *after])
-            firsts.append(len(before))
-        scored = score(model, sequences, firsts, batch_tokens)
-        nats = [one.nats for one in scored]
+            asked.append(_sequence(codec, span, other, way, *most))
+        nats = [one.nats for one in score_answers(model, codec, asked, batch_tokens)]
         if way in FIM_WAYS:
             end_nats[way] = np.array([one[-1] for one in nats])
-            first[way] = np.array([first_token(codec, one) for one in scored])
             nats = [one[:-1] for one in nats]
+            prompts = [prompt for prompt, _ in asked]
+            scored = score_answers(model, codec, empty_answers(codec, prompts), batch_tokens)
+            first[way] = first_tokens(codec, prompts, scored)
         bits[way] = np.array([one.sum() for one in nats]) / math.log(2)
     return MiddleScores(bits, end_nats, first)
 
 
-def first_token(codec: CheckpointCodec, scored: Scored) -> str:
-    """What the likeliest first token is: one of FIRST_TOKENS."""
-    if scored.likeliest in codec.fim_ids.sentinels.values():
+def score_answers(
+    model: "PreTrainedModel",
+    codec: CheckpointCodec,
+    asked: list[tuple[Prompt, list[int]]],
+    batch_tokens: int,
+) -> list[Scored]:
+    """Score answers behind their prompts, the first token among those that may come first."""
+    sequences = [[*prompt.ids, *answer] for prompt, answer in asked]
+    firsts = [len(prompt.ids) for prompt, _ in asked]
+    beginnings = [codec.healing.beginning(prompt.last) for prompt, _ in asked]
+    allowed = [codec.healing.allowed(beginning) if beginning else None for beginning in beginnings]
+    return score(model, sequences, firsts, batch_tokens, allowed)
+
+
+def empty_answers(codec: CheckpointCodec, prompts: list[Prompt]) -> list[tuple[Prompt, list[int]]]:
+    """The answer to each prompt that adds nothing: the token before the cursor, and the end."""
+    return [(prompt, [*prompt.last, codec.fim_ids.end]) for prompt in prompts]
+
+
+def first_tokens(codec: CheckpointCodec, prompts: list[Prompt], scored: list[Scored]) -> np.ndarray:
+    """What the likeliest answer begins with, one of FIRST_TOKENS for each prompt.
+
+    Args: scored: the scores of `empty_answers`.
+    """
+    pairs = zip(prompts, scored, strict=True)
+    return np.array([_first_token(codec, prompt, one.likeliest.tolist()) for prompt, one in pairs])
+
+
+def _first_token(codec: CheckpointCodec, prompt: Prompt, likeliest: list[int]) -> str:
+    if likeliest[:-1] != prompt.last:
+        return "text"
+    if likeliest[-1] in codec.fim_ids.sentinels.values():
         return "sentinel"
-    return "end" if scored.likeliest in codec.fim_ids.stops else "text"
+    return "end" if likeliest[-1] in codec.fim_ids.stops else "text"
 
 
 def _sequence(
@@ -104,22 +133,29 @@ def _sequence(
     way: str,
     max_prompt_tokens: int,
     context: int,
-) -> tuple[list[int], list[int], list[int]]:
-    """Ids before the middle, of it and after it. Args: other: the hole with the foreign suffix."""
-    texts = [span.prefix, span.truth, span.suffix, other.suffix]
-    prefix, middle, suffix, foreign = codec.encode(texts)
+) -> tuple[Prompt, list[int]]:
+    """The prompt of a hole and its answer. Args: other: the hole with the foreign suffix."""
+    prefix, middle, suffix, foreign = codec.encode(
+        [span.prefix, span.truth, span.suffix, other.suffix]
+    )
     room = min(max_prompt_tokens, context - len(middle) - 1)
     if way in FIM_WAYS:
-        return arrange_prompt(codec, prefix, suffix, way, room), middle, [codec.fim_ids.end]
-    if way in FOREIGN:
-        prefix, suffix = kept_context(codec, prefix, suffix, room)
-        prompt = codec.fim_ids.prompt(prefix, foreign[: len(suffix)], FOREIGN[way])
-        return [*codec.start_ids, *prompt], middle, []
-    if way == "prefix_only":
-        prefix, _ = kept_context(codec, prefix, suffix, room)
+        prompt, end = arrange_prompt(codec, prefix, suffix, way, room), [codec.fim_ids.end]
+    elif way in FOREIGN:
+        own_prefix, own_suffix = kept_context(codec, prefix, suffix, room)
+        ids, last = codec.healing.heal(own_prefix)
+        ids = codec.fim_ids.prompt(ids, foreign[: len(own_suffix)], FOREIGN[way])
+        prompt, end = Prompt([*codec.start_ids, *ids], last), []
     else:
-        prefix = prefix[-(room - len(codec.start_ids)) :]
-    return [*codec.start_ids, *prefix], middle, []
+        if way == "prefix_only":
+            kept, _ = kept_context(codec, prefix, suffix, room)
+        else:
+            kept = prefix[-(room - len(codec.start_ids)) :]
+        ids, last = codec.healing.heal(kept)
+        if not ids and not codec.start_ids:  # something must stand before what is scored
+            ids, last = last, []
+        prompt, end = Prompt([*codec.start_ids, *ids], last), []
+    return prompt, [*codec.healing.written(span.prefix, span.truth, prompt.last), *end]
 
 
 def ngram_scores(

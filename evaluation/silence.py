@@ -1,6 +1,7 @@
 """Whether a model knows that nothing is missing: places without a hole beside real holes.
 
-The first token of an answer decides: the end token at once is silence. *Quiet* is the share of
+The first token of an answer decides: the end token at once is silence (behind the token before the
+cursor, which an answer writes again, see `hugcoder.data.healing`). *Quiet* is the share of
 places where nothing is missing that are left alone, *show* the share of holes that are answered
 with something. A model can raise either at the cost of the other by being more or less ready to
 end, so both are given, for the greedy choice and at the readiness that keeps show at 90 %.
@@ -16,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.bootstrap import mean
-from evaluation.likelihood import score
-from evaluation.middles import FIM_WAYS, first_token
+from evaluation.middles import FIM_WAYS, empty_answers, first_tokens, score_answers
 from evaluation.spans import QUIET, SHOW, BenchmarkSpan
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import infill_prompt
@@ -40,17 +40,13 @@ def measure(
     rule = _rates(spans, two_characters(spans), seed)
     found: dict[str, Any] = {"spans": len(spans), "floors": {"two_characters": rule}}
     for order in FIM_WAYS:
-        sequences = [
-            [
-                *infill_prompt(codec, span.prefix, span.suffix, order, max_prompt_tokens),
-                codec.fim_ids.end,
-            ]
+        prompts = [
+            infill_prompt(codec, span.prefix, span.suffix, order, max_prompt_tokens)
             for span in spans
         ]
-        firsts = [len(one) - 1 for one in sequences]
-        scored = score(model, sequences, firsts, batch_tokens)
-        nats = np.array([one.nats[0] for one in scored])
-        greedy = np.array([first_token(codec, one) == "end" for one in scored])
+        scored = score_answers(model, codec, empty_answers(codec, prompts), batch_tokens)
+        nats = np.array([one.nats.sum() for one in scored])
+        greedy = first_tokens(codec, prompts, scored) == "end"
         found[order] = _rates(spans, greedy, seed) | {
             "quiet_at_show": _rates(spans, nats < kept_threshold(spans, nats), seed)
         }

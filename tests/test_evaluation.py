@@ -71,6 +71,16 @@ def nats_of(model, ids):
     return -logits.log_softmax(-1).gather(1, targets)[:, 0].numpy()
 
 
+def healed_nats_of(model, prompt, answer, allowed):
+    """Nats of an answer behind a prompt, the first token among those that are possible."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0].double()
+    logits = logits[len(prompt) - 1 : -1].clone()
+    forbidden = [index for index in range(logits.shape[1]) if index not in set(allowed.tolist())]
+    logits[0, forbidden] = -torch.inf
+    return -logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0].numpy()
+
+
 def uniform_llama():
     """A model that thinks every token equally likely."""
     model = tiny_llama()
@@ -90,7 +100,7 @@ def test_batched_scores_equal_each_sequence_alone(model):
     for ids, first, scored in zip(sequences, firsts, got, strict=True):
         expected = nats_of(model, ids)[first - 1 :]
         np.testing.assert_allclose(scored.nats, expected, rtol=1e-4, atol=1e-5)
-        likeliest = [*ids[:first], scored.likeliest]
+        likeliest = [*ids[:first], int(scored.likeliest[0])]
         every = [nats_of(model, [*ids[:first], other])[-1] for other in (ids[first], 7, 99)]
         assert nats_of(model, likeliest)[-1] <= min(every)
 
@@ -165,18 +175,20 @@ def test_middles_are_scored_after_the_prompt_that_generation_gives(
     scores = middles.score_middles(model, codec, taken, max_prompt_tokens, 4096)
     end = codec.fim_ids.end
     for place, span in enumerate(taken):
-        (middle,) = codec.encode([span.truth])
+        prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
         room = min(max_prompt_tokens, CONTEXT - len(middle) - 1)
+        answer = codec.healing.written(span.prefix, span.truth, prefix[-1:])
+        allowed = codec.healing.allowed(codec.token_bytes[prefix[-1]])
         for way in ("psm", "spm"):
             prompt = infill_prompt(codec, span.prefix, span.suffix, way, room)
-            nats = nats_of(model, [*prompt, *middle, end])[len(prompt) - 1 :]
+            assert prompt.last == prefix[-1:]
+            nats = healed_nats_of(model, prompt.ids, [*answer, end], allowed)
             assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
             assert scores.end_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
-        prefix, suffix = codec.encode([span.prefix, span.suffix])
         kept, _ = trim_context(prefix, suffix, room - 3)
         befores = {"prefix_only": kept, "longest_prefix": prefix[-room:]}
         for way, before in befores.items():
-            nats = nats_of(model, [*before, *middle])[len(before) - 1 :]
+            nats = healed_nats_of(model, before[:-1], answer, allowed)
             assert scores.bits[way][place] == pytest.approx(nats.sum() / math.log(2), rel=1e-4)
 
 
@@ -221,14 +233,20 @@ def test_a_middle_is_as_probable_as_its_bits_say(model, codec, some_spans, train
 
 
 @pytest.mark.parametrize("name", ["end", "middle", None])
-def test_the_first_token_is_told_apart(codec, some_spans, training, name):
+def test_what_an_answer_begins_with_is_told_apart(codec, some_spans, name):
+    """A uniform model takes the first token that may come first, then the one it prefers."""
     model = uniform_llama()
     index = {"end": codec.fim_ids.end, "middle": codec.fim_ids.sentinels["m"], None: 300}[name]
     model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
     model.lm_head.bias.data[index] = 1.0
-    result = middles.measure(model, codec, some_spans, training, CONTEXT - 48, 4096, seed=0)
+    prompts = [infill_prompt(codec, s.prefix, s.suffix, "spm", 100) for s in some_spans]
+    scored = middles.score_answers(model, codec, middles.empty_answers(codec, prompts), 4096)
+    found = middles.first_tokens(codec, prompts, scored)
     kind = {"end": "end", "middle": "sentinel", None: "text"}[name]
-    assert result["filled"]["spm"]["first"][kind]["value"] == 1.0
+    for prompt, what in zip(prompts, found, strict=True):
+        first = codec.healing.allowed(codec.healing.beginning(prompt.last)).min()
+        assert what == (kind if [first] == prompt.last else "text")
+    assert kind in found
 
 
 # ---- silence -------------------------------------------------------------------------------------
@@ -259,15 +277,15 @@ def test_a_rule_that_sees_two_characters_is_at_chance(model, codec, held_out):
     assert right.mean() > 0.7
 
 
-def test_silence_is_told_by_the_first_token(codec, held_out):
+def test_a_model_that_always_ends_is_quiet_and_shows_nothing(codec, held_out, monkeypatch):
     pairs = spans.choose_pairs(held_out, 40, seed=0)
     always = uniform_llama()
     always.lm_head.bias = torch.nn.Parameter(torch.zeros(always.config.vocab_size))
     always.lm_head.bias.data[codec.fim_ids.end] = 5.0
+    only_last = lambda beginning: np.array([codec.token_bytes.index(beginning)])  # noqa: E731
+    monkeypatch.setattr(codec.healing, "allowed", only_last)
     result = silence.measure(always, codec, pairs, CONTEXT - 48, 4096, seed=0)
     assert (result["psm"]["quiet"]["value"], result["psm"]["show"]["value"]) == (1, 0)
-    shows = silence.measure(uniform_llama(), codec, pairs, CONTEXT - 48, 4096, seed=0)["spm"]
-    assert shows["quiet_at_show"]["show"]["value"] == 1  # all alike: silent nowhere
 
 
 def test_the_readiness_to_end_that_keeps_most_holes_answered(held_out):
@@ -348,12 +366,13 @@ def test_the_end_is_scored_behind_the_true_middle_of_a_unit_of_each_length(
         for length in (64, 128, 200, 256):
             probabilities = []
             for span in some_spans:
-                prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
-                if len(middle) > 64 - 17 or len(prefix) + len(suffix) + 3 < 256 - len(middle) - 1:
+                prefix, suffix = codec.encode([span.prefix, span.suffix])
+                answer = codec.healing.written(span.prefix, span.truth, prefix[-1:])
+                if len(answer) > 64 - 16 or len(prefix) + len(suffix) + 3 < 256 - len(answer):
                     continue  # the same holes at every length
-                room = length - len(middle) - 1
-                prompt = infill_prompt(codec, span.prefix, span.suffix, order, room)
-                nats = nats_of(model, [*prompt, *middle, end])
+                prompt = infill_prompt(codec, span.prefix, span.suffix, order, length - len(answer))
+                assert len(prompt.ids) + len(answer) + 1 == length
+                nats = nats_of(model, [*prompt.ids, *answer, end])
                 probabilities.append(math.exp(-nats[-1]))
             part = found[order]["by_length"][str(length)]
             assert part["spans"] == len(probabilities) > 3
@@ -548,9 +567,13 @@ def test_completions_come_back_in_the_order_of_the_spans(model, codec, some_span
     stops = ending.stops
     for span, completion in list(zip(some_spans, got, strict=True))[::5]:
         prompt = infill_prompt(codec, span.prefix, span.suffix, "psm", CONTEXT - 12)
-        ids = list(decoding.stream_tokens(model, prompt, ending, 12))
+        beginning = codec.healing.beginning(prompt.last)
+        must = decoding.Must(codec.healing, [beginning])
+        ids = list(decoding.stream_tokens(model, prompt.ids, ending, 13, must=must))
         assert completion.stopped == (ids[-1] in stops)
-        assert completion.text == codec.decode(i for i in ids if i not in stops)
+        text = codec.decode_bytes(i for i in ids if i not in stops)
+        assert text.startswith(beginning)
+        assert completion.text == text[len(beginning) :].decode(errors="replace")
 
 
 # ---- bootstrap -----------------------------------------------------------------------------------

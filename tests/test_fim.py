@@ -105,6 +105,24 @@ def test_a_unit_gives_back_the_bytes_of_its_text(codec, kind, spm_rate, text, se
 
 
 @pytest.mark.parametrize("spm_rate", [0.0, 1.0])
+@given(text=TEXTS, seed=SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_whole_tokens_spell_prefix_and_middle_as_one_text(codec, spm_rate, text, seed):
+    whole = fim.FimSettings(1.0, spm_rate, mix_of("short"), whole_tokens=True)
+    arguments = (text, codec.encode, codec.fim_ids)
+    made = fim.make_unit(*arguments, np.random.default_rng(seed), whole, roomy(text))
+    apart = settings_of("short", spm_rate)
+    other = fim.make_unit(*arguments, np.random.default_rng(seed), apart, roomy(text))
+    prefix, suffix, middle = take_apart(made, codec.fim_ids, is_spm=spm_rate == 1)
+    cut = take_apart(other, codec.fim_ids, is_spm=spm_rate == 1)
+    before = codec.decode_bytes([*cut.prefix, *cut.middle]).decode()
+    assert [*prefix, *middle] == codec.encode([before])[0]
+    assert suffix == cut.suffix
+    assert prefix == cut.prefix[: len(prefix)]  # of the prefix, only tokens at its end may go
+    assert codec.decode_bytes(middle).endswith(codec.decode_bytes(cut.middle))
+
+
+@pytest.mark.parametrize("spm_rate", [0.0, 1.0])
 def test_hostile_text_adds_no_special_id(codec, spm_rate):
     special = set(codec.special_ids.values())
     for seed in range(50):
@@ -171,17 +189,20 @@ def test_spans_are_what_their_kind_says(text, seed):
         span = fim.draw_span(text, rng, mix_of(kind))
         assert 0 <= span.start <= span.stop <= len(text)
         middle = text[span.start : span.stop]
-        if kind == "empty":
+        if kind in ("empty", "line_end"):
             assert middle == ""
+        if kind in ("line", "one_line", "line_end"):
+            rest = text[span.stop :]
+            assert rest == "" or rest.startswith(("\n", "\r\n"))
+        if kind == "one_line":
+            assert "\n" not in middle
         if kind == "short":
             assert 1 <= len(middle) <= fim.MAX_SHORT_CHARACTERS
         if kind == "line":
-            rest = text[span.stop :]
-            assert rest == "" or rest.startswith(("\n", "\r\n"))
             assert middle.count("\n") < fim.MAX_SPAN_LINES
 
 
-@pytest.mark.parametrize("kind", ["random", "short", "empty", "line"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_text_has_an_empty_middle(kind):
     assert fim.draw_span("", np.random.default_rng(0), mix_of(kind)) == fim.Span(0, 0)
 
@@ -189,8 +210,9 @@ def test_an_empty_text_has_an_empty_middle(kind):
 def test_line_spans_stop_before_the_line_break_of_crlf_files():
     text = "if a:\r\n    b = c\r\n    d = e\r\n"
     rng = np.random.default_rng(0)
-    spans = [fim.draw_span(text, rng, mix_of("line")) for _ in range(100)]
-    assert not [s for s in spans if text[s.start : s.stop].endswith("\r")]
+    for kind in ("line", "one_line", "line_end"):
+        spans = [fim.draw_span(text, rng, mix_of(kind)) for _ in range(100)]
+        assert not [s for s in spans if text[: s.stop].endswith("\r")]
 
 
 def test_random_spans_average_a_third_of_the_text():

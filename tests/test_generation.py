@@ -39,13 +39,21 @@ def ends_at(stops, forbidden=()):
     return decoding.Ending(frozenset(stops), frozenset(forbidden))
 
 
-def reference_greedy(model, prompt, ending, max_new_tokens):
-    """Greedy generation without a cache: the whole sequence again for each token."""
+def reference_greedy(model, prompt, ending, max_new_tokens, codec=None, beginning=b""):
+    """Greedy generation without a cache: the whole sequence again for each token.
+
+    Only answers that begin with `beginning` are possible.
+    """
     ids = list(prompt)
     for _ in range(max_new_tokens):
         with torch.inference_mode():
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
         allowed = [index for index in range(len(logits)) if index not in ending.forbidden]
+        written = codec.decode_bytes(ids[len(prompt) :]) if beginning else b""
+        if left := beginning[len(written) :]:
+            texts = {i: codec.token_bytes[i] for i in allowed if i < len(codec.token_bytes)}
+            allowed = [i for i, t in texts.items() if t and (t + left).startswith(left[: len(t)])]
+            allowed = [i for i in allowed if texts[i].startswith(left) or left.startswith(texts[i])]
         ids.append(max(allowed, key=lambda index: float(logits[index])))
         if ids[-1] in ending.stops:
             break
@@ -215,8 +223,9 @@ def test_a_vocabulary_that_adds_spaces_gives_texts_back_unchanged(spaced_codec, 
 
 def test_a_family_with_a_start_token_gets_it_before_every_prompt(spaced_codec):
     prompt = infill_prompt(spaced_codec, "ab", "a", "psm", 100)
-    assert prompt[0] == 1
-    assert prompt[1] == spaced_codec.special_ids["\u2581<PRE>"]
+    assert prompt.last == []  # nothing is healed where ids do not stand for bytes
+    assert prompt.ids[0] == 1
+    assert prompt.ids[1] == spaced_codec.special_ids["\u2581<PRE>"]
 
 
 # ---- prompts -------------------------------------------------------------------------------------
@@ -226,8 +235,9 @@ def test_a_family_with_a_start_token_gets_it_before_every_prompt(spaced_codec):
 def test_an_infill_prompt_is_what_training_puts_before_a_middle(checkpoint, mode):
     codec = checkpoint[1]
     prefix, suffix = codec.encode([TEXT[:20], TEXT[30:]])
-    expected = codec.fim_ids.prompt(prefix, suffix, mode)
-    assert infill_prompt(codec, TEXT[:20], TEXT[30:], mode, 1000) == expected
+    expected = codec.fim_ids.prompt(prefix[:-1], suffix, mode)
+    prompt = infill_prompt(codec, TEXT[:20], TEXT[30:], mode, 1000)
+    assert (prompt.ids, prompt.last) == (expected, prefix[-1:])  # which the answer writes again
 
 
 @pytest.mark.parametrize(
@@ -245,15 +255,15 @@ def test_trimming_keeps_the_end_of_the_prefix_and_the_start_of_the_suffix(
 def test_a_long_prompt_fits_and_keeps_its_sentinels(checkpoint):
     codec = checkpoint[1]
     prompt = infill_prompt(codec, TEXT * 50, TEXT * 50, "psm", 64)
-    assert len(prompt) == 64
+    assert len(prompt.ids) + len(prompt.last) == 64
     sentinels = codec.fim_ids.sentinels.values()
-    assert [i for i in prompt if i in sentinels] == codec.fim_ids.prompt([], [], "psm")
+    assert [i for i in prompt.ids if i in sentinels] == codec.fim_ids.prompt([], [], "psm")
 
 
 def test_a_sentinel_in_the_users_text_stays_text(checkpoint):
     codec = checkpoint[1]
     prompt = infill_prompt(codec, "a<fim_middle>", "<|endoftext|>", "psm", 100)
-    assert sum(i in codec.special_ids.values() for i in prompt) == 3
+    assert sum(i in codec.special_ids.values() for i in prompt.ids) == 3
 
 
 def test_no_room_for_a_prompt_is_refused(checkpoint):
@@ -487,8 +497,9 @@ def test_a_prompt_is_continued_on_stdout_with_one_line_on_stderr(run_folder, che
     generate.main([str(run_folder), "--prompt", TEXT, "--max_new_tokens", "12", "--device", "cpu"])
     out, err = capsys.readouterr()
     ending = decoding.ending_of(model, codec)
-    ids = reference_greedy(model, codec.encode([TEXT])[0], ending, 12)
-    assert out == "".join(stream_text(codec, ids, ending.stops))
+    *prompt, last = codec.encode([TEXT])[0]
+    ids = reference_greedy(model, prompt, ending, 13, codec, codec.token_bytes[last])
+    assert out == "".join(stream_text(codec, ids, ending.stops, len(codec.token_bytes[last])))
     assert err.count("\n") == 1
     assert f"{len(ids)} tokens in " in err
     assert "stopped at " in err
@@ -514,14 +525,17 @@ def test_a_context_that_is_cut_is_told_with_both_lengths(
 def test_a_prompt_may_begin_with_dashes(text, run_folder, checkpoint, capsys):
     model, codec = checkpoint
     generate.main([str(run_folder), "--prompt", text, "--max_new_tokens", "4", "--device", "cpu"])
-    ids = reference_greedy(model, codec.encode([text])[0], decoding.ending_of(model, codec), 4)
-    assert capsys.readouterr().out == "".join(stream_text(codec, ids, {0}))
+    (*prompt, last), ending = codec.encode([text])[0], decoding.ending_of(model, codec)
+    ids = reference_greedy(model, prompt, ending, 5, codec, codec.token_bytes[last])
+    written = stream_text(codec, ids, {0}, len(codec.token_bytes[last]))
+    assert capsys.readouterr().out == "".join(written)
 
 
 def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, capsys, monkeypatch):
     path = write(tmp_path / "a.py", "x = 1\r\ny = 2\r\n")
     codec = checkpoint[1]
-    answer = codec.encode(["a\nb\n"])[0] + [codec.fim_ids.end]
+    prompt = infill_prompt(codec, "x = 1\n", "y = 2\n", "psm", CONTEXT - 128)
+    answer = [*prompt.last, *codec.encode(["a\nb\n"])[0], codec.fim_ids.end]
     prompts = []
 
     def fake(model, prompt, *rest):
@@ -533,7 +547,7 @@ def test_the_answer_for_a_crlf_file_has_crlf(run_folder, checkpoint, tmp_path, c
     out, err = capsys.readouterr()
     assert out == "a\r\nb\r\n"
     assert "stopped at <|endoftext|>" in err
-    assert prompts == [infill_prompt(codec, "x = 1\n", "y = 2\n", "psm", CONTEXT - 128)]
+    assert prompts == [prompt.ids]
 
 
 def test_the_help_says_how_positions_are_counted(capsys):

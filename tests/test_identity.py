@@ -24,7 +24,9 @@ HERE = Path("run/checkpoint-4")
 def identity(config: dict = CONFIG, *, allow: tuple[str, ...] = (), **changes) -> Identity:
     values = {"seed": 1, "rows_per_step": 8, "use_muon": False, "allow_changes": list(allow)}
     values |= {"max_seq_length": 128, "fim_rate": 0.5, "spm_rate": 0.5, "mixture_weights": {}}
-    both = SimpleNamespace(**values | {"fim_spans": ["line=1"]} | changes)
+    both = SimpleNamespace(
+        **values | {"fim_whole_tokens": False, "fim_spans": ["line=1"]} | changes
+    )
     return pretraining_identity(both, both, both.mixture_weights, STORE, config)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hugcoder.data.codec import Codec
+from hugcoder.data.healing import Healing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,10 +60,14 @@ def stream_tokens(
     ending: Ending,
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
+    must: "Must | None" = None,
 ) -> Iterator[int]:
-    """Yield new ids one by one; the last is a stop id unless `max_new_tokens` came first."""
+    """Yield new ids one by one; the last is a stop id unless `max_new_tokens` came first.
+
+    Args: must: what the answer begins with, see `Must`; those ids are yielded too.
+    """
     generator = torch.Generator(model.device).manual_seed(sampling.seed)
-    decoding = _Decoding(model, [prompt], pad=0, forbidden=ending.forbidden)
+    decoding = _Decoding(model, [prompt], 0, ending.forbidden, must)
     for _ in range(max_new_tokens):
         next_B = _choose(decoding.logits(), sampling, [generator])
         index = int(next_B[0])
@@ -79,6 +84,7 @@ def complete_batch(
     max_new_tokens: int,
     pad: int,
     sampling: Sampling = GREEDY,
+    must: "Must | None" = None,
 ) -> list[list[int]]:
     """Complete several prompts at a time, each as `stream_tokens` would.
 
@@ -88,7 +94,7 @@ def complete_batch(
     stops = ending.stops
     seeds = range(sampling.seed, sampling.seed + len(prompts))
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
-    decoding = _Decoding(model, prompts, pad, ending.forbidden)
+    decoding = _Decoding(model, prompts, pad, ending.forbidden, must)
     rows = list(range(len(prompts)))  # which prompt each row of the batch belongs to
     for _ in range(max_new_tokens):
         next_B = _choose(decoding.logits(), sampling, [generators[row] for row in rows])
@@ -105,6 +111,33 @@ def complete_batch(
     return completions
 
 
+class Must:
+    """Holds the bytes with which each answer of a batch must begin, as far as they are to come.
+
+    Args: beginnings: b"" where an answer may begin with anything.
+    """
+
+    def __init__(self, healing: Healing, beginnings: list[bytes]):
+        self.healing, self.beginnings = healing, list(beginnings)
+
+    def mask(self, logits_BV: torch.Tensor) -> None:
+        """Set the logits of ids that cannot come next to minus infinity."""
+        for row, beginning in enumerate(self.beginnings):
+            if beginning:
+                allowed = torch.from_numpy(self.healing.allowed(beginning)).to(logits_BV.device)
+                kept = logits_BV[row, allowed]
+                logits_BV[row] = -torch.inf
+                logits_BV[row, allowed] = kept
+
+    def take(self, next_ids: list[int]) -> None:
+        """Take off what the next ids begin with."""
+        pairs = zip(self.beginnings, next_ids, strict=True)
+        self.beginnings = [self.healing.rest(*pair) for pair in pairs]
+
+    def keep(self, places: list[int]) -> None:
+        self.beginnings = [self.beginnings[place] for place in places]
+
+
 class _Decoding:
     """Holds the key-value cache of a batch, and the ids that are not in it yet."""
 
@@ -114,12 +147,13 @@ class _Decoding:
         prompts: list[list[int]],
         pad: int,
         forbidden: Collection[int],
+        must: Must | None,
     ):
         width = max(len(prompt) for prompt in prompts)
         paddings = [width - len(prompt) for prompt in prompts]
         rows = [[pad] * n + prompt for n, prompt in zip(paddings, prompts, strict=True)]
         offset_B1 = torch.tensor(paddings, device=model.device)[:, None]
-        self.model, self.forbidden = model, sorted(forbidden)
+        self.model, self.forbidden, self.must = model, sorted(forbidden), must
         self.cache = None
         self.ids_BT = torch.tensor(rows, device=model.device)
         self.positions_BT = torch.arange(width, device=model.device)[None] - offset_B1
@@ -141,16 +175,22 @@ class _Decoding:
         self.cache = output.past_key_values
         logits_BV = output.logits[:, -1].float()
         logits_BV[:, self.forbidden] = -torch.inf
+        if self.must:
+            self.must.mask(logits_BV)
         return logits_BV
 
     def append(self, next_B: torch.Tensor) -> None:
         """Make these ids the next input."""
+        if self.must:
+            self.must.take(next_B.tolist())
         self.ids_BT = next_B[:, None]
         self.positions_BT = self.positions_BT[:, -1:] + 1
         self.mask_BT = torch.nn.functional.pad(self.mask_BT, (0, 1), value=1)
 
     def keep(self, places: list[int]) -> None:
         """Keep only these rows of the batch."""
+        if self.must:
+            self.must.keep(places)
         places_B = torch.tensor(places, device=self.ids_BT.device)
         self.ids_BT, self.positions_BT, self.mask_BT = (
             tensor[places_B] for tensor in (self.ids_BT, self.positions_BT, self.mask_BT)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hugcoder.data.codec import Codec
+from hugcoder.data.healing import Healing
 from hugcoder.data.tokenizer_files import hub_tokenizer
 from hugcoder.hardware import check_device
 from hugcoder.hub import can_be_hub_name, check_hub_has, did_you_mean
@@ -45,6 +46,10 @@ class CheckpointCodec(Codec):
         return [i for i in self._tokenizer.encode("").ids if i not in self.fim_ids.stops]
 
     @cached_property
+    def healing(self) -> Healing:
+        return Healing(self)
+
+    @cached_property
     def _anchor_ids(self) -> list[int]:
         return [] if self.is_byte_level else super().encode([self.ANCHOR])[0]
 
@@ -63,6 +68,12 @@ class CheckpointCodec(Codec):
             return super().decode(ids)
         text = self._tokenizer.decode([*self._anchor_ids, *ids], skip_special_tokens=True)
         return text[text.index(self.ANCHOR) + len(self.ANCHOR) :]
+
+    def decode_after(self, ids: Iterable[int], num_left_out: int) -> str:
+        """Return the text of ids without its first bytes, which the prompt has already."""
+        if not num_left_out:
+            return self.decode(ids)
+        return self.decode_bytes(ids)[num_left_out:].decode("utf-8", errors="replace")
 
 
 def find_checkpoint(name: str) -> Path | None:

@@ -3,7 +3,7 @@
 Reads no files: `generate.py` finds the positions in files.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.refusal import Refusal
@@ -52,28 +52,41 @@ def kept_context(
     return trim_context(prefix, suffix, max_tokens - num_fixed)
 
 
+class Prompt(NamedTuple):
+    """Holds the ids after which a model writes, and the token before them that it writes again.
+
+    An answer must begin with the bytes of `last` (`hugcoder.data.healing`); none where the prompt
+    has no such token.
+    """
+
+    ids: list[int]
+    last: list[int]
+
+
 def arrange_prompt(
     codec: CheckpointCodec, prefix: list[int], suffix: list[int], mode: str, max_tokens: int
-) -> list[int]:
+) -> Prompt:
     """Do the work of `infill_prompt` for ids."""
     prefix, suffix = kept_context(codec, prefix, suffix, max_tokens)
-    return [*codec.start_ids, *codec.fim_ids.prompt(prefix, suffix, mode)]
+    ids, last = codec.healing.heal(prefix)
+    return Prompt([*codec.start_ids, *codec.fim_ids.prompt(ids, suffix, mode)], last)
 
 
 def infill_prompt(
     codec: CheckpointCodec, prefix: str, suffix: str, mode: str, max_prompt_tokens: int
-) -> list[int]:
-    """Return the ids after which the model writes the text between `prefix` and `suffix`.
+) -> Prompt:
+    """Return the prompt after which the model writes the text between `prefix` and `suffix`.
 
-    Args: mode: psm or spm, the order of the parts. max_prompt_tokens: see `prompt_room`.
+    Args: mode: psm or spm, the order of the parts. max_prompt_tokens: see `prompt_room`; what is
+    left out of the prefix counts too.
     Context is cut as in `trim_context`; sentinels are never cut.
     """
     prefix_ids, suffix_ids = codec.encode([prefix, suffix])
     return arrange_prompt(codec, prefix_ids, suffix_ids, mode, max_prompt_tokens)
 
 
-def completion_prompt(codec: CheckpointCodec, text: str, max_prompt_tokens: int) -> list[int]:
-    """Return the ids after which the model continues `text`; keep the end of a long text.
+def completion_prompt(codec: CheckpointCodec, text: str, max_prompt_tokens: int) -> Prompt:
+    """Return the prompt after which the model continues `text`; keep the end of a long text.
 
     Raises: Refusal for an empty text, if the model has no start ids to begin with.
     """
@@ -81,4 +94,7 @@ def completion_prompt(codec: CheckpointCodec, text: str, max_prompt_tokens: int)
     if not ids and not codec.start_ids:
         raise Refusal("the prompt is empty; give at least one character to continue.")
     room = max_prompt_tokens - len(codec.start_ids)
-    return [*codec.start_ids, *ids[max(len(ids) - room, 0) :]]
+    kept, last = codec.healing.heal(ids[max(len(ids) - room, 0) :])
+    if not kept and not codec.start_ids:  # nothing would be left to go on from
+        kept, last = last, []
+    return Prompt([*codec.start_ids, *kept], last)

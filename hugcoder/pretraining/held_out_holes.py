@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 import fim
 from hugcoder.data.batch import PackedCollator
 from hugcoder.data.codec import Codec
+from hugcoder.data.healing import Healing
 from hugcoder.data.holes import draw_hole, draw_pair, take_turns
 from hugcoder.data.packing import best_fit
 from hugcoder.data.rows import IGNORED
 from hugcoder.data.token_store import TokenStore
 from hugcoder.generation.prompts import trim_context
 from hugcoder.pretraining.held_out import held_out_batches
-from hugcoder.pretraining.loss import token_losses
 
 KINDS = ("single_line", "short")
 PAIRS = ("show", "quiet")
@@ -37,12 +37,17 @@ NO_HOLE = -1
 
 
 class HoleUnit(NamedTuple):
-    """Holds a hole in one order: its ids, and where the middle begins. The last id is the end."""
+    """Holds a hole in one order: its ids, where the answer begins, and what may come first in it.
+
+    The last id is the end. The answer begins with the token before the hole, which it writes again
+    and may make longer (`hugcoder.data.healing`); the answer to a quiet or show hole is only that.
+    """
 
     kind: str
     order: str
     ids: list[int]
-    middle_start: int
+    answer_start: int
+    allowed: np.ndarray
 
 
 class HoleRows(Dataset):
@@ -73,7 +78,7 @@ class HoleRows(Dataset):
             row["input_ids"][start:stop] = torch.tensor(unit.ids)
             row["position_ids"][start:stop] = torch.arange(len(unit.ids))
             row["holes"][start:stop] = place
-            first = start + unit.middle_start
+            first = start + unit.answer_start
             row["labels"][first:stop] = row["input_ids"][first:stop]
             start = stop
         row["position_ids"][start:] = torch.arange(self.row_length - start)
@@ -99,9 +104,10 @@ def draw_holes(store: TokenStore, codec: Codec, row_length: int, num_holes: int)
     ]
     pairs = take_turns(texts, num_holes, draw_pair, stream("pair"))
     found += [(kind, texts[i], getattr(pair, kind)) for i, pair in pairs for kind in PAIRS]
+    healing = Healing(codec)
     lengths = [*(length for length in UNIT_LENGTHS if length < row_length), row_length]
     units = [
-        _unit(kind, order, text, span, codec, lengths[turn // 2 % len(lengths)])
+        _unit(kind, order, text, span, healing, lengths[turn // 2 % len(lengths)])
         for turn, (kind, text, span) in enumerate(found)
         for order in ORDERS
     ]
@@ -109,19 +115,23 @@ def draw_holes(store: TokenStore, codec: Codec, row_length: int, num_holes: int)
 
 
 def _unit(
-    kind: str, order: str, text: str, span: fim.Span, codec: Codec, length: int
+    kind: str, order: str, text: str, span: fim.Span, healing: Healing, length: int
 ) -> HoleUnit | None:
-    """The unit of a hole, of at most `length` tokens; None when its middle takes more than half.
-
-    A show hole has no middle here: only the first token of the answer is asked for.
+    """The unit of a hole, of at most `length` tokens; None when its answer takes more than half,
+    or nothing stands before it.
     """
     before, middle, after = text[: span.start], text[span.start : span.stop], text[span.stop :]
-    prefix, middle, suffix = codec.encode([before, "" if kind in PAIRS else middle, after])
-    if len(middle) > length // 2:
+    codec = healing.codec
+    prefix, suffix = codec.encode([before, after])
+    last = prefix[-1:]
+    answer = last if kind in PAIRS else healing.written(before, middle, last)
+    if not last or len(answer) > length // 2:
         return None
-    room = length - len(middle) - fim.NUM_ADDED_TOKENS
-    prompt = codec.fim_ids.prompt(*trim_context(prefix, suffix, room), order)
-    return HoleUnit(kind, order, [*prompt, *middle, codec.fim_ids.end], len(prompt))
+    room = length - len(answer) - fim.NUM_ADDED_TOKENS + len(last)
+    prefix, suffix = trim_context(prefix, suffix, room)
+    prompt = codec.fim_ids.prompt(prefix[:-1], suffix, order)
+    allowed = healing.allowed(healing.beginning(last))
+    return HoleUnit(kind, order, [*prompt, *answer, codec.fim_ids.end], len(prompt), allowed)
 
 
 @torch.no_grad()
@@ -138,25 +148,37 @@ def score_holes(
     model.eval()
     for batch in held_out_batches(rows, accelerator, collator, batch_size):
         holes, labels = batch.pop("holes"), batch.pop("labels")
-        logits_BTV = model(**batch).logits
-        nll_N, targets_N = token_losses(logits_BTV, labels)
+        logits_NV = model(**batch).logits.flatten(0, 1)
+        targets_N = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten()
         holes_N = torch.nn.functional.pad(holes, (0, 1), value=NO_HOLE)[:, 1:].flatten()
-        asked_N = (targets_N != IGNORED).nonzero().flatten()
-        owner, is_end = holes_N[asked_N], _is_last(holes_N[asked_N])
-        is_first = _is_last(holes_N[asked_N].flip(0)).flip(0)
-        likeliest = logits_BTV.flatten(0, 1)[asked_N].argmax(-1)
-        ends_at_once = is_first & (likeliest == rows.end)
-        values = torch.stack([nll_N[asked_N] * ~is_end, nll_N[asked_N] * is_end, ends_at_once], 1)
-        totals_U3.index_add_(0, owner, values.float())
+        asked = (targets_N != IGNORED).nonzero().flatten()
+        _score_asked(logits_NV[asked].float(), targets_N[asked], holes_N[asked], rows, totals_U3)
         after_batch()
     model.train()
     return _metrics(rows.units, accelerator.reduce(totals_U3, reduction="sum").cpu().numpy())
 
 
-def _is_last(owners: torch.Tensor) -> torch.Tensor:
-    """Whether each entry is the last of its run of equal ones."""
-    following = torch.cat([owners[1:], owners.new_full((1,), NO_HOLE - 1)])
-    return owners != following
+def _score_asked(
+    logits_AV: torch.Tensor,
+    targets_A: torch.Tensor,
+    holes_A: torch.Tensor,
+    rows: HoleRows,
+    totals_U3: torch.Tensor,
+) -> None:
+    """Add to each unit's totals: nats of its answer, of its end, and whether it would be silent.
+
+    A unit's tokens stand together, and all of them are here: a row is never shared out.
+    """
+    for unit in holes_A.unique().tolist():
+        logits_TV = logits_AV[holes_A == unit]
+        targets_T = targets_A[holes_A == unit]
+        allowed = torch.from_numpy(rows.units[unit].allowed).to(logits_TV.device)
+        first_V = torch.full_like(logits_TV[0], -torch.inf)
+        first_V[allowed] = logits_TV[0, allowed]
+        logits_TV = torch.cat([first_V[None], logits_TV[1:]])
+        nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
+        is_greedy = (logits_TV.argmax(-1) == targets_T).all()
+        totals_U3[unit] += torch.stack([nats_T[:-1].sum(), nats_T[-1], is_greedy.float()])
 
 
 def _metrics(units: list[HoleUnit], totals_U3: np.ndarray) -> dict[str, float]:
@@ -172,12 +194,12 @@ def _metrics(units: list[HoleUnit], totals_U3: np.ndarray) -> dict[str, float]:
             chosen = [unit.kind == kind and unit.order == order for unit in units]
             if not any(chosen):
                 continue
-            middle, end, ends_at_once = totals_U3[chosen].T
+            middle, end, is_greedy = totals_U3[chosen].T
             if kind in KINDS:
                 found[f"{kind}_probability_{order}"] = float(np.exp(-(middle + end)).mean())
                 found[f"{kind}_bits_{order}"] = float((middle + end).mean() / math.log(2))
                 found[f"{kind}_end_probability_{order}"] = float(np.exp(-end).mean())
             else:
-                silent = float(ends_at_once.mean())
+                silent = float(is_greedy.mean())
                 found[f"{kind}_{order}"] = silent if kind == "quiet" else 1 - silent
     return found

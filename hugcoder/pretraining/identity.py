@@ -13,7 +13,7 @@ NOT_COMPARED = {"transformers_version", "_name_or_path", "use_cache", "dtype", "
 
 
 class PretrainingIdentity(Identity):
-    FACTS_OF_OLD = {"row_format": 1}  # noqa: RUF012  (a ClassVar of the base)
+    FACTS_OF_OLD = {"row_format": 1, "fim_whole_tokens": False}  # noqa: RUF012  (of the base)
 
     def meaning(self, name: str, value: Any) -> Any:
         if name == "fim_spans":
@@ -57,6 +57,7 @@ def pretraining_identity(
         "fim_rate": data.fim_rate,
         "spm_rate": data.spm_rate,
         "fim_spans": _shares(assignments(list(data.fim_spans), "--fim_spans")),
+        "fim_whole_tokens": data.fim_whole_tokens,
         "mixture": mixture,
         "use_muon": training.use_muon,
         **shape,
