@@ -1,5 +1,7 @@
 """The loss: equal to transformers' own, and its parts add up."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from core_fixtures import make_rows
@@ -17,6 +19,8 @@ from hugcoder.data.rows import (
 )
 from hugcoder.data.token_store import TokenStore
 from hugcoder.pretraining.loss import loss_by_kind, token_losses
+from hugcoder.pretraining.trainer import PretrainTrainer
+from hugcoder.run.loss_sums import LossSums
 
 VOCAB_SIZE = 1024
 
@@ -93,3 +97,26 @@ def test_low_precision_logits_are_scored_in_float32(batch, logits_BTV):
     exact, _ = loss_by_kind(logits.float(), batch["labels"], batch["kinds"])
     assert sums.dtype == torch.float32
     torch.testing.assert_close(sums, exact)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
+def test_the_weight_of_middles_counts_in_the_gradient_and_not_in_the_log(batch, logits_BTV, weight):
+    """Against a weighted sum over tokens; what is logged stays the plain mean."""
+    logged = LossSums(torch.device("cpu"), NUM_LOSS_KINDS, {})
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(use_liger_kernel=False, middle_weight=weight),
+        accelerator=SimpleNamespace(num_processes=1),
+        _loss_by_kind=loss_by_kind,
+        loss_sums=logged,
+    )
+    outputs = SimpleNamespace(logits=logits_BTV)
+    inputs = {name: batch[name] for name in ("labels", "kinds")}
+    loss = PretrainTrainer.compute_loss(trainer, lambda: outputs, inputs, num_items_in_batch=1000)
+    nats, targets = token_losses(logits_BTV, batch["labels"])
+    kinds = torch.nn.functional.pad(batch["kinds"], (0, 1))[:, 1:].flatten()
+    weights = torch.where(kinds == FIM_MIDDLE, weight, 1.0) * (targets != IGNORED)
+    assert loss.item() == pytest.approx((nats * weights).sum().item() / 1000, rel=1e-5)
+    sums, counts = loss_by_kind(logits_BTV, batch["labels"], batch["kinds"])
+    plain = (sums.sum() / counts.sum()).item()
+    logged.keep(logged.end_step(torch.tensor(1.0), lambda own: own)[1])
+    assert logged.read_window()["loss"] == pytest.approx(plain, rel=1e-5)

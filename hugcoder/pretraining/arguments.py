@@ -165,6 +165,11 @@ class PretrainArguments(RunArguments, TrainingArguments):
     RANGES = RunArguments.RANGES | row_settings.RANGES
     CHOICES = RunArguments.CHOICES | row_settings.CHOICES
 
+    middle_weight: float = with_help(
+        1.0,
+        "How often the loss of a middle's tokens and of its end counts; that of all other tokens "
+        "counts once.",
+    )
     learning_rate: float = with_help(3e-4, "Peak learning rate of AdamW.")
     use_muon: bool = with_help(
         False,
@@ -186,6 +191,11 @@ class PretrainArguments(RunArguments, TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.use_liger_kernel and self.middle_weight != 1:
+            raise Refusal(
+                f"middle_weight {self.middle_weight:g} does not work with use_liger_kernel true, "
+                "whose fused loss does not tell tokens apart; leave one of them out."
+            )
         if self.use_muon and launched_with("DEEPSPEED"):
             raise Refusal(
                 "use_muon true does not work with DeepSpeed, which hands the optimizer flattened "

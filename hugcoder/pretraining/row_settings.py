@@ -39,6 +39,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "do_predict": (False, "python -m evaluation scores a finished model"),
 }
 RANGES: dict[str, Range] = {
+    "middle_weight": NOT_NEGATIVE,
     "muon_learning_rate": NOT_NEGATIVE,
     "muon_weight_decay": NOT_NEGATIVE,
 }

@@ -101,7 +101,10 @@ class PretrainTrainer(DurableTrainer):
         """Do nothing: compute_loss has counted the loss already, by kind of token."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the mean loss over the step's predicted tokens; also count it by kind."""
+        """Return the mean loss over the step's predicted tokens; also count it by kind.
+
+        middle_weight counts middles more often in what is returned, not in what is logged.
+        """
         kinds = inputs.pop("kinds")
         if self.args.use_liger_kernel:
             return self._fused_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -109,7 +112,8 @@ class PretrainTrainer(DurableTrainer):
         outputs = model(**inputs)
         sums, counts = self._loss_by_kind(outputs.logits, labels, kinds)
         self.loss_sums.add(sums, counts)
-        loss = sums.sum() / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
+        total = sums.sum() + (self.args.middle_weight - 1) * sums[FIM_MIDDLE]
+        loss = total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # undo the mean over ranks
         return (loss, outputs) if return_outputs else loss
