@@ -39,6 +39,7 @@ train=(accelerate launch --quiet --config_file configs/cpu.yaml --num_cpu_thread
     train.py configs/recipes/pretrain_quickstart.yaml "${flags[@]}")
 step "4/8 the speed of this machine, from 40 steps"
 "${train[@]}" --output_dir "$speed" --max_steps 40 --logging_steps 10 --eval_steps 40 --save_strategy no
+mkdir -p "$speed"
 if [ ! -f "$speed/minutes" ]; then # kept, so that an interrupted training goes on with the same schedule
     python -c "print(round(($minutes * 60 - $((SECONDS - began)) - $left_for_evaluation) / 60, 2))" > "$speed/minutes"
 fi

@@ -39,7 +39,6 @@ RANGES = {
     "gradient_accumulation_steps": UP_TO_A_MILLION,
     "global_batch_size": Range(0, 10**9, is_whole=True),
     "num_train_epochs": Range(0, 10**6, above=True),
-    "max_minutes": Range(0, 10**7),
     "seed": SEED,
     "learning_rate": NOT_NEGATIVE,  # 0 trains nothing, as asked
     "weight_decay": NOT_NEGATIVE,

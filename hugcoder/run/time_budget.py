@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hugcoder.files import keys_demanded, read_object
+from hugcoder.ranges import Range, check_ranges
 from hugcoder.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LEFT_FOR_OTHERS = 0.03  # of the minutes: writing the model, and a machine that is now and then busy
 FEWEST_STEPS = 10
+MINUTES = Range(0, 10**7)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Speed:
 
 def check_length(arguments: "TrainingArguments") -> None:
     """Check that minutes come with a speed, and alone. Raises: Refusal."""
+    check_ranges(arguments, {"max_minutes": MINUTES})
     minutes, speed_of = arguments.max_minutes, arguments.speed_of
     for name, nothing in (("max_steps", -1), ("num_train_epochs", None)):
         if minutes and getattr(arguments, name) != nothing:
