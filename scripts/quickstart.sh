@@ -47,7 +47,7 @@ step "5/8 pretraining with fill-in-the-middle, $(cat "$speed/minutes") minutes; 
 "${train[@]}" --max_minutes "$(cat "$speed/minutes")" --speed_of "$speed"
 step "6/8 evaluation on repositories it never saw, about 1 minute"
 python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation" \
-    --mode spm --max_new_tokens 48 --num_spans 60
+    --mode spm --max_new_tokens 48 --num_spans 60 --floor_bytes 10_000_000
 step "7/8 infilling a hole in a file: examples/settings.py, line 13, behind \"return\""
 sed -n 9,14p examples/settings.py
 echo "the model writes:"
