@@ -402,7 +402,7 @@ def test_every_group_of_training_shares_one_recipe(recipe, tmp_path: Path):
     groups = [ModelArguments, DataArguments, PretrainArguments]
     model, data, training = parse(groups, [path, "--fim_rate", "0.8"], description="d")
     assert model.config_file == "configs/models/tiny.json"
-    assert (data.fim_rate, data.fim_settings.spans.weights) == (0.8, (0, 1, 0, 0))
+    assert (data.fim_rate, data.fim_settings.spans.weights) == (0.8, (0, 1, 0, 0, 0, 0))
     assert (training.learning_rate, training.eval_strategy) == (2e-4, "no")
     assert training.lr_scheduler_kwargs == {"num_cycles": 2}
     with pytest.raises(Refusal, match=r"fim_rate 1.5 is not a probability.*the command line"):
