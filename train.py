@@ -66,8 +66,7 @@ def pretrain(groups: list, start: "Session") -> None:
     codec = loading.load_codec(model_args, data_args)
     rows = loading.load_rows(data_args, training_args, codec)
     loading.fix_length(rows, training_args)
-    held_out = loading.load_held_out(data_args, training_args, codec)
-    holes = loading.load_holes(data_args, training_args, codec)
+    scored = loading.load_scored(data_args, training_args, codec)
     logger.info(row_statistics.summary(rows))
 
     # Model
@@ -99,7 +98,7 @@ def pretrain(groups: list, start: "Session") -> None:
 
     material = Material(identity.facts, codec.folder, facts_at, documents_in)
     trainer = PretrainTrainer(
-        model, training_args, rows, held_out, holes, size, material, watchdog=start.watchdog
+        model, training_args, rows, *scored, size, material, watchdog=start.watchdog
     )
     start.train(trainer, resume_from)
     folder = trainer.export()

@@ -68,6 +68,13 @@ def fix_length(rows: PackedRows, training: PretrainArguments) -> None:
     rows.num_rows = training.max_steps * training.rows_per_step
 
 
+def load_scored(
+    data: DataArguments, training: PretrainArguments, codec: Codec
+) -> tuple[dict[str, PackedRows], HoleRows | None]:
+    """Load what is scored during training: held-out rows, and holes in held-out files."""
+    return load_held_out(data, training, codec), load_holes(data, training, codec)
+
+
 def load_held_out(
     data: DataArguments, training: PretrainArguments, codec: Codec
 ) -> dict[str, PackedRows]:
