@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation.bootstrap import mean
 from evaluation.likelihood import score
-from evaluation.spans import BenchmarkSpan
+from evaluation.spans import BenchmarkSpan, ids_of
 from hugcoder.data.holes import KINDS
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import MIN_PROMPT_TOKENS, arrange_prompt, context_length
@@ -60,12 +60,13 @@ def _probabilities(
 
     Lengths that no file fills are left out.
     """
-    lengths = lengths_up_to(context_length(model))
-    while lengths and not (taken := _long_enough(codec, spans, order, lengths)):
+    context = context_length(model)
+    lengths = lengths_up_to(context)
+    while lengths and not (taken := _long_enough(codec, spans, order, lengths, context)):
         lengths.pop()
     by_length = {}
     for length in lengths:
-        units = [_unit(codec, span, order, length) for span in taken]
+        units = [_unit(codec, span, order, length, context) for span in taken]
         scored = score(model, units, [length - 1] * len(units), batch_tokens)
         by_length[length] = np.array([np.exp(-one.nats[0]) for one in scored])
     return (taken if lengths else []), by_length
@@ -85,18 +86,22 @@ def _summary(
 
 
 def _long_enough(
-    codec: CheckpointCodec, spans: list[BenchmarkSpan], order: str, lengths: list[int]
+    codec: CheckpointCodec,
+    spans: list[BenchmarkSpan],
+    order: str,
+    lengths: list[int],
+    context: int,
 ) -> list[BenchmarkSpan]:
     """The spans that give a unit of each length."""
-    return [s for s in spans if all(_unit(codec, s, order, length) for length in lengths)]
+    return [s for s in spans if all(_unit(codec, s, order, n, context) for n in lengths)]
 
 
-def _unit(codec: CheckpointCodec, span: BenchmarkSpan, order: str, length: int) -> list[int]:
+def _unit(
+    codec: CheckpointCodec, span: BenchmarkSpan, order: str, length: int, context: int
+) -> list[int]:
     """A whole unit of exactly `length` tokens; empty when the file is too short for it, or the
     middle too long."""
-    prefix, suffix = codec.encode([span.prefix, span.suffix])
-    last = codec.healing.heal(prefix).last
-    answer = codec.healing.written(span.prefix, span.truth, last)
+    prefix, _, suffix, last, answer = ids_of(codec, span, context)
     room = length - len(answer) - 1 + len(last)  # an answer writes `last` again, and then the end
     if room < MIN_PROMPT_TOKENS:
         return []

@@ -24,7 +24,7 @@ import numpy as np
 
 from evaluation.bootstrap import estimate, mean
 from evaluation.likelihood import Scored, score
-from evaluation.spans import BenchmarkSpan
+from evaluation.spans import BenchmarkSpan, ids_of
 from evaluation.training_split import TrainingSplit
 from hugcoder.data.holes import KINDS
 from hugcoder.generation.loading import CheckpointCodec
@@ -135,14 +135,13 @@ def _sequence(
     context: int,
 ) -> tuple[Prompt, list[int]]:
     """The prompt of a hole and its answer. Args: other: the hole with the foreign suffix."""
-    prefix, middle, suffix, foreign = codec.encode(
-        [span.prefix, span.truth, span.suffix, other.suffix]
-    )
+    prefix, middle, suffix, _, answer = ids_of(codec, span, context)
     room = min(max_prompt_tokens, context - len(middle) - 1)
     if way in FIM_WAYS:
         prompt, end = arrange_prompt(codec, prefix, suffix, way, room), [codec.fim_ids.end]
     elif way in FOREIGN:
         own_prefix, own_suffix = kept_context(codec, prefix, suffix, room)
+        foreign = ids_of(codec, other, context).suffix
         ids, last = codec.healing.heal(own_prefix)
         ids = codec.fim_ids.prompt(ids, foreign[: len(own_suffix)], FOREIGN[way])
         prompt, end = Prompt([*codec.start_ids, *ids], last), []
@@ -155,7 +154,7 @@ def _sequence(
         if not ids and not codec.start_ids:  # something must stand before what is scored
             ids, last = last, []
         prompt, end = Prompt([*codec.start_ids, *ids], last), []
-    return prompt, [*codec.healing.written(span.prefix, span.truth, prompt.last), *end]
+    return prompt, [*(answer if prompt.last else middle), *end]
 
 
 def ngram_scores(

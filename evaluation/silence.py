@@ -18,9 +18,9 @@ import numpy as np
 
 from evaluation.bootstrap import mean
 from evaluation.middles import FIM_WAYS, empty_answers, first_tokens, score_answers
-from evaluation.spans import QUIET, SHOW, BenchmarkSpan
+from evaluation.spans import QUIET, SHOW, BenchmarkSpan, ids_of
 from hugcoder.generation.loading import CheckpointCodec
-from hugcoder.generation.prompts import infill_prompt
+from hugcoder.generation.prompts import arrange_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,8 +41,8 @@ def measure(
     found: dict[str, Any] = {"spans": len(spans), "floors": {"two_characters": rule}}
     for order in FIM_WAYS:
         prompts = [
-            infill_prompt(codec, span.prefix, span.suffix, order, max_prompt_tokens)
-            for span in spans
+            arrange_prompt(codec, ids.prefix, ids.suffix, order, max_prompt_tokens)
+            for ids in (ids_of(codec, span, max_prompt_tokens) for span in spans)
         ]
         scored = score_answers(model, codec, empty_answers(codec, prompts), batch_tokens)
         nats = np.array([one.nats.sum() for one in scored])

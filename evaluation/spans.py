@@ -8,12 +8,16 @@ repositories are balanced as the files are.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from evaluation.documents import Document, hash_order
 from hugcoder.data.holes import draw_hole, draw_pair, take_turns
+
+if TYPE_CHECKING:
+    from hugcoder.generation.loading import CheckpointCodec
 
 SHOW, QUIET = "show", "quiet"
 
@@ -73,6 +77,29 @@ def _streams(
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
     return stream
+
+
+class SpanIds(NamedTuple):
+    """The tokens around and in a hole, as many as a context takes.
+
+    `last` is the token before it, which an answer writes again, and `answer` what it then writes
+    (`hugcoder.data.healing`).
+    """
+
+    prefix: list[int]
+    middle: list[int]
+    suffix: list[int]
+    last: list[int]
+    answer: list[int]
+
+
+@lru_cache(maxsize=10_000)
+def ids_of(codec: "CheckpointCodec", span: BenchmarkSpan, context: int) -> SpanIds:
+    """Encode a hole once for all that is measured on it; files are long and contexts short."""
+    prefix, middle, suffix = codec.encode([span.prefix, span.truth, span.suffix])
+    last = codec.healing.heal(prefix).last
+    answer = codec.healing.written(span.prefix, span.truth, last)
+    return SpanIds(prefix[-context:], middle, suffix[:context], last, answer)
 
 
 def digest(spans: list[BenchmarkSpan]) -> str:
