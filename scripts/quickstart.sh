@@ -7,7 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
 minutes=${MINUTES:-8}
-left_for_evaluation=110 # seconds: steps 6 to 8 on two cores
+left_for_evaluation=85 # seconds: steps 6 to 8 on two cores
 run=runs/quickstart
 speed=runs/quickstart-speed
 began=$SECONDS
