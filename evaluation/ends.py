@@ -12,19 +12,18 @@ import numpy as np
 from evaluation.bootstrap import mean
 from evaluation.likelihood import score
 from evaluation.spans import BenchmarkSpan, ids_of
-from hugcoder.data.holes import KINDS
+from hugcoder.data.holes import KINDS, UNIT_LENGTHS
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import MIN_PROMPT_TOKENS, arrange_prompt, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-UNIT_LENGTHS = (64, 128, 200)  # tokens; longer ones double from 512, and the context is the last
 ORDERS = ("psm", "spm")
 
 
 def lengths_up_to(context: int) -> list[int]:
-    """The lengths of the units that are scored, in tokens."""
+    """The lengths of the units that are scored, in tokens; long ones double from 512."""
     doubled = [512 * 2**power for power in range(context.bit_length())]
     return [*(length for length in (*UNIT_LENGTHS, *doubled) if length < context), context]
 

@@ -44,8 +44,8 @@ class MiddleScores:
     """By way, an array with one entry a span.
 
     bits: of the middle. end_nats: of the end token behind it. first: what the likeliest first token
-    is, of FIRST_TOKENS; it is taken before generation forbids sentinels. The last two are of the
-    fill-in-the-middle ways alone.
+    is, of FIRST_TOKENS; it is taken before generation forbids sentinels. Only orders of
+    fill-in-the-middle have the last two; the n-gram floor has its own idea of an end.
     """
 
     bits: dict[str, np.ndarray]

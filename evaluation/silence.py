@@ -18,7 +18,8 @@ import numpy as np
 
 from evaluation.bootstrap import mean
 from evaluation.middles import FIM_WAYS, empty_answers, first_tokens, score_answers
-from evaluation.spans import QUIET, SHOW, BenchmarkSpan, ids_of
+from evaluation.spans import BenchmarkSpan, ids_of
+from hugcoder.data.holes import QUIET, SHOW
 from hugcoder.generation.loading import CheckpointCodec
 from hugcoder.generation.prompts import arrange_prompt
 

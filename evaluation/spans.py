@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from evaluation.documents import Document, hash_order
-from hugcoder.data.holes import draw_hole, draw_pair, take_turns
+from hugcoder.data.holes import QUIET, SHOW, draw_hole, draw_pair, take_turns
 
 if TYPE_CHECKING:
     from hugcoder.generation.loading import CheckpointCodec
-
-SHOW, QUIET = "show", "quiet"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,14 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
 minutes=${MINUTES:-8}
+if [[ ! "$minutes" =~ ^[1-9][0-9]{0,4}$ ]]; then
+    echo "MINUTES is $minutes; give a whole number of minutes, such as MINUTES=30." >&2
+    exit 2
+fi
 left_for_evaluation=85 # seconds: steps 6 to 8 on two cores
 run=runs/quickstart
-speed=runs/quickstart-speed
+[ "$minutes" = 8 ] || run=runs/quickstart-$minutes # a run of its own
+speed=$run-speed
 began=$SECONDS
 step() { printf '\n== %s  (%d s since the start)\n' "$1" $((SECONDS - began)); }
 
@@ -45,7 +50,7 @@ if [ ! -f "$speed/minutes" ]; then # kept, so that an interrupted training goes 
     python -c "print(round(($minutes * 60 - $((SECONDS - began)) - $left_for_evaluation) / 60, 2))" > "$speed/minutes"
 fi
 step "5/8 pretraining with fill-in-the-middle, $(cat "$speed/minutes") minutes; the log says how long is left"
-"${train[@]}" --max_minutes "$(cat "$speed/minutes")" --speed_of "$speed"
+"${train[@]}" --output_dir "$run" --max_minutes "$(cat "$speed/minutes")" --speed_of "$speed"
 step "6/8 evaluation on repositories it never saw, 1 to 2 minutes"
 python -m evaluation "$run/model" --corpus data/quickstart --output_dir "$run/evaluation" \
     --mode spm --max_new_tokens 48 --num_spans 60 --floor_bytes 10_000_000 --dtype "$scored_in"

@@ -28,7 +28,7 @@ from evaluation.likelihood import score
 from evaluation.spans import BenchmarkSpan
 from evaluation.training_split import read_training_split
 from hugcoder.data.corpus import HELD_OUT, TRAIN, manifest_of, plural_of, read_corpus
-from hugcoder.data.holes import KINDS, MAX_LINES
+from hugcoder.data.holes import KINDS, MAX_LINES, QUIET
 from hugcoder.data.training_data import training_data
 from hugcoder.files import write_json
 from hugcoder.generation import decoding
@@ -271,9 +271,9 @@ def test_a_rule_that_sees_two_characters_is_at_chance(model, codec, held_out):
     assert result["spans"] == 80
     assert result["floors"]["two_characters"]["right"]["value"] == pytest.approx(0.5)
     # without the pairing the same rule is right most of the time
-    places = [BenchmarkSpan(spans.QUIET, s.document, s.start + 1, s.start + 1) for s in pairs[0::2]]
+    places = [BenchmarkSpan(QUIET, s.document, s.start + 1, s.start + 1) for s in pairs[0::2]]
     unmatched = [*pairs[0::2], *places]
-    right = silence.two_characters(unmatched) == [s.kind == spans.QUIET for s in unmatched]
+    right = silence.two_characters(unmatched) == [s.kind == QUIET for s in unmatched]
     assert right.mean() > 0.7
 
 

@@ -13,9 +13,10 @@ import fim
 from hugcoder.data.batch import PackedCollator
 from hugcoder.data.codec import Codec
 from hugcoder.data.corpus import HELD_OUT
+from hugcoder.data.holes import UNIT_LENGTHS
 from hugcoder.data.token_store import TokenStore
 from hugcoder.pretraining.held_out import Score
-from hugcoder.pretraining.held_out_holes import UNIT_LENGTHS, draw_holes, score_holes
+from hugcoder.pretraining.held_out_holes import draw_holes, score_holes
 
 SCORES = ("eval/loss", "eval/bits_per_byte", "eval/middle_loss", "eval/middle_bits_per_byte")
 HOLE_SCORES = tuple(

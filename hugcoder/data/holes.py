@@ -15,6 +15,8 @@ import numpy as np
 import fim
 
 KINDS = ("single_line", "multi_line", "random", "short")
+SHOW, QUIET = PAIRS = ("show", "quiet")  # the fields of Pair
+UNIT_LENGTHS = (64, 128, 200)  # tokens of the units that ask for an end, short as editors' prompts
 MAX_LINES = 10
 MAX_CHARACTERS = 400  # of a hole: what fits 128 new tokens at about 3 characters a token
 MIN_CHARACTERS = 3  # of a line: closing brackets alone would be points for nothing

@@ -2,8 +2,7 @@
 
 A transformer learns to copy late and all at once, when a head that looks at the previous token and
 a head that looks for the current token's earlier followers have found each other (induction heads,
-Olsson et al. 2022, arXiv 2209.11895). Until then it predicts little better than an n-gram model,
-and when it happens is a matter of the draw. In a run of minutes that decides the result. So both
+Olsson et al. 2022, arXiv 2209.11895). In a run of minutes the moment decides the result. So both
 heads are made: the first heads of layer 0 look at the previous token and write it into a subspace
 of the residual stream; the first heads of layer 1 compare the current token with that subspace and
 add the token they find to the prediction. Giving attention a useful pattern to begin with is

@@ -58,7 +58,8 @@ class ModelArguments:
     copy_heads: int = with_help(
         0,
         "Attention heads that copy from the context from the first step on (induction heads), "
-        "which a model else learns after a million tokens; 0 = none. For Llama-like models.",
+        "which the quickstart's model else learns after a million tokens; 0 = none. For "
+        "Llama-like models.",
     )
 
     def __post_init__(self) -> None:

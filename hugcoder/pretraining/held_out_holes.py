@@ -21,7 +21,7 @@ import fim
 from hugcoder.data.batch import PackedCollator
 from hugcoder.data.codec import Codec
 from hugcoder.data.healing import Healing
-from hugcoder.data.holes import draw_hole, draw_pair, take_turns
+from hugcoder.data.holes import PAIRS, QUIET, UNIT_LENGTHS, draw_hole, draw_pair, take_turns
 from hugcoder.data.packing import best_fit
 from hugcoder.data.rows import IGNORED
 from hugcoder.data.token_store import TokenStore
@@ -29,9 +29,7 @@ from hugcoder.generation.prompts import trim_context
 from hugcoder.pretraining.held_out import held_out_batches
 
 KINDS = ("single_line", "short")
-PAIRS = ("show", "quiet")
 ORDERS = ("psm", "spm")
-UNIT_LENGTHS = (64, 128, 200)  # tokens; and all of a row
 DOCUMENTS_READ = 200  # files that holes come from, drawn from all that are held out
 NO_HOLE = -1
 
@@ -58,8 +56,7 @@ class HoleRows(Dataset):
     """
 
     def __init__(self, units: list[HoleUnit], row_length: int, codec: Codec):
-        self.units, self.row_length = units, row_length
-        self.pad, self.end = codec.pad, codec.fim_ids.end
+        self.units, self.row_length, self.pad = units, row_length, codec.pad
         lengths = np.array([len(unit.ids) for unit in units], dtype=np.int64)
         rows, num_rows = best_fit(lengths, row_length)
         self._rows = [np.flatnonzero(rows == row).tolist() for row in range(num_rows)]
@@ -201,5 +198,5 @@ def _metrics(units: list[HoleUnit], totals_U3: np.ndarray) -> dict[str, float]:
                 found[f"{kind}_end_probability_{order}"] = float(np.exp(-end).mean())
             else:
                 silent = float(is_greedy.mean())
-                found[f"{kind}_{order}"] = silent if kind == "quiet" else 1 - silent
+                found[f"{kind}_{order}"] = silent if kind == QUIET else 1 - silent
     return found

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from hugcoder.data import corpus, token_store
 from hugcoder.data.codec import Codec
 from hugcoder.data.epochs import RowSettings
+from hugcoder.data.holes import PAIRS
 from hugcoder.data.mixture import clear_mixture
 from hugcoder.data.rows import PackedRows
 from hugcoder.data.token_store import TokenStore
@@ -18,7 +19,7 @@ from hugcoder.model.build import continued_model, new_model
 from hugcoder.model.config import check_config
 from hugcoder.model.pretrained import check_files
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
-from hugcoder.pretraining.held_out_holes import KINDS, PAIRS, HoleRows, draw_holes
+from hugcoder.pretraining.held_out_holes import KINDS, HoleRows, draw_holes
 from hugcoder.refusal import Refusal
 
 logger = logging.getLogger(__name__)
