@@ -47,7 +47,12 @@ step "4/8 the speed of this machine, from 40 steps"
 "${train[@]}" --output_dir "$speed" --max_steps 40 --logging_steps 10 --eval_steps 40 --save_strategy no
 mkdir -p "$speed"
 if [ ! -f "$speed/minutes" ]; then # kept, so that an interrupted training goes on with the same schedule
-    python -c "print(round(($minutes * 60 - $((SECONDS - began)) - $left_for_evaluation) / 60, 2))" > "$speed/minutes"
+    spent=$((SECONDS - began + left_for_evaluation))
+    if ((minutes * 60 < spent + 30)); then
+        echo "MINUTES is $minutes, and $spent seconds go to the data and the evaluation: give MINUTES=$((spent / 60 + 2)) or more." >&2
+        exit 2
+    fi
+    python -c "print(round(($minutes * 60 - $spent) / 60, 2))" > "$speed/minutes"
 fi
 step "5/8 pretraining with fill-in-the-middle, $(cat "$speed/minutes") minutes; the log says how long is left"
 "${train[@]}" --output_dir "$run" --max_minutes "$(cat "$speed/minutes")" --speed_of "$speed"
