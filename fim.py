@@ -2,9 +2,9 @@
 
 A piece of a document is split at characters into prefix, middle and suffix, and rearranged so that
 a left-to-right model learns to produce the middle from both sides (Bavarian et al. 2022, arXiv
-2207.14255). Two orders are used, PSM and SPM "variant 2", which keeps prefix and middle contiguous
-(bigcode-project/Megatron-LM). Everything is stateless: the random stream of a piece is a function
-of (seed, epoch, document, piece), never of a worker, a rank or an order.
+2207.14255). Two orders are used, PSM and SPM, and of SPM two variants, see SPM_ORDERS. Everything
+is stateless: the random stream of a piece is a function of (seed, epoch, document, piece), never of
+a worker, a rank or an order.
 
 Holds no torch, no tokenizer and no file access. `hugcoder.data.fim_formats` holds the sentinels of
 the known model families. Training, evaluation, generation and serving all use this module.
@@ -12,13 +12,19 @@ the known model families. Training, evaluation, generation and serving all use t
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 # Turns texts into their ids; special tokens in a text stay plain text.
 Encode = Callable[[list[str]], list[list[int]]]
+
+# The variants of SPM, in the letters of FimFormat. In variant 1 (Mellum, llama.cpp's --spm-infill)
+# the sentinel stands where the middle begins. Variant 2 (StarCoder, Code Llama;
+# bigcode-project/Megatron-LM) is PSM with an empty prefix: prefix and middle are one text, and a
+# model must see from the suffix alone where the middle ends.
+SPM_ORDERS = {1: "sSpPmM", 2: "psSmPM"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class FimFormat:
     file_separator: str = ""
     stops: tuple[str, ...] = ()
     psm: str = "pPsSmM"
-    spm: str = "psSmPM"
+    spm: str = SPM_ORDERS[2]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class FimIds:
     sentinels: Mapping[str, int]
     end: int
     stops: frozenset[int]
+
+    def with_spm_variant(self, variant: int) -> "FimIds":
+        """Return the same with the SPM order of a variant, which a model was trained in."""
+        return replace(self, format=replace(self.format, spm=SPM_ORDERS[variant]))
 
     def arrange(
         self, order: str, prefix: list[int], suffix: list[int], middle: list[int]

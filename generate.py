@@ -180,7 +180,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     from hugcoder.generation.streaming import stream_text
 
-    model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    model, codec = load_checkpoint(
+        arguments.model, arguments.device, arguments.dtype, arguments.spm_variant
+    )
     room = prompt_room(model, arguments.max_new_tokens)
     prompts = (
         infill_prompt(codec, hole.prefix, hole.suffix, arguments.mode, limit)

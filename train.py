@@ -80,7 +80,9 @@ def pretrain(groups: list, start: "Session") -> None:
     start.now("while reading the checkpoint to resume from")
     store = manifest_of(Path(data_args.token_store))
     mixture, config = rows.settings.mixture, model.config.to_dict()
-    identity = pretraining_identity(data_args, training_args, mixture, store, config)
+    identity = pretraining_identity(
+        data_args, training_args, mixture, store, config, codec.spm_variant
+    )
     if start.is_finished(identity):
         return
     resume_from = start.checkpoint_to_resume(identity)

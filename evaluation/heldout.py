@@ -172,7 +172,9 @@ def evaluate(arguments: HeldoutArguments, documents: list[Document]) -> dict[str
     if not origin.is_known_held_out:
         logger.warning("read these scores with care: %s", origin.sentence)
 
-    model, codec = load_checkpoint(arguments.model, arguments.device, arguments.dtype)
+    model, codec = load_checkpoint(
+        arguments.model, arguments.device, arguments.dtype, arguments.spm_variant
+    )
     prompt_room(model, arguments.max_new_tokens)  # refuses now, not after the scoring
     context = model.config.max_position_embeddings
     spans = fitting_holes(documents, codec, context, arguments.num_spans, arguments.seed)

@@ -91,6 +91,7 @@ def facts_of_model(model: "PreTrainedModel", codec: "CheckpointCodec") -> dict[s
         "parameters": model.num_parameters(),
         "context": model.config.max_position_embeddings,
         "tokenizer": codec.fingerprint,
+        "spm_variant": codec.spm_variant,
     }
 
 

@@ -63,12 +63,16 @@ def take_apart(unit: fim.Unit, ids: fim.FimIds, is_spm: bool) -> Parts:
     """Split a unit at its sentinels, insisting on exactly three, their order and the end token."""
     names = {index: letter for letter, index in ids.sentinels.items()}
     found = [(position, names[i]) for position, i in enumerate(unit.ids) if i in names]
-    assert [letter for _, letter in found] == list("psm")
+    is_suffix_first = is_spm and ids.format.spm == fim.SPM_ORDERS[1]
+    assert [letter for _, letter in found] == list("spm" if is_suffix_first else "psm")
     first, second, third = (position for position, _ in found)
     assert first == 0
     assert unit.ids[-1] == ids.end
     assert unit.ids.count(ids.end) == 1
     middle = unit.ids[unit.middle_start : -1]
+    if is_suffix_first:
+        assert unit.middle_start == third + 1
+        return Parts(unit.ids[second + 1 : third], unit.ids[1:second], middle)
     if is_spm:
         assert second == 1, "SPM variant 2 opens with [prefix][suffix]"
         return Parts(unit.ids[third + 1 : unit.middle_start], unit.ids[2:third], middle)
@@ -84,20 +88,24 @@ def roomy(text: str) -> int:
 # ---- lossless, intact, in order ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spm_rate", [0.0, 1.0])
+@pytest.mark.parametrize(("spm_rate", "variant"), [(0.0, 2), (1.0, 1), (1.0, 2)])
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=TEXTS, seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_a_unit_gives_back_the_bytes_of_its_text(codec, kind, spm_rate, text, seed):
+def test_a_unit_gives_back_the_bytes_of_its_text(codec, kind, spm_rate, variant, text, seed):
+    ids = codec.fim_ids.with_spm_variant(variant)
     made = fim.make_unit(
         text,
         codec.encode,
-        codec.fim_ids,
+        ids,
         np.random.default_rng(seed),
         settings_of(kind, spm_rate),
         roomy(text),
     )
-    parts = take_apart(made, codec.fim_ids, is_spm=spm_rate == 1)
+    parts = take_apart(made, ids, is_spm=spm_rate == 1)
+    assert made.ids[: made.middle_start] == ids.prompt(
+        parts.prefix, parts.suffix, "spm" if spm_rate else "psm"
+    )
     prefix, suffix, middle = (codec.decode_bytes(part) for part in parts)
     assert prefix + middle + suffix == text.encode()
     middle.decode("utf-8", errors="strict")  # cuts fall between characters

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import models as tokenizer_models
 
 import generate
 from hugcoder.data import fim_formats
-from hugcoder.files import write_json
+from hugcoder.files import MANIFEST, write_json
 from hugcoder.generation import decoding
 from hugcoder.generation.loading import CheckpointCodec, find_checkpoint, load_checkpoint
 from hugcoder.generation.prompts import completion_prompt, infill_prompt, prompt_room, trim_context
@@ -572,3 +573,38 @@ def test_a_complete_local_folder_needs_no_network(run_folder):
     assert config["max_position_embeddings"] == CONTEXT
     model, _ = load_checkpoint(str(run_folder / "model"), "cpu", "bfloat16")
     assert model.dtype == torch.bfloat16
+
+
+# ---- the order of the parts ----------------------------------------------------------------------
+
+
+def with_variant(run_folder, tmp_path, variant):
+    """A copy of the model whose config.json says in which SPM order it was trained."""
+    folder = tmp_path / "model"
+    shutil.copytree(run_folder / "model", folder, ignore=lambda *_: [MANIFEST])
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"spm_variant": variant})
+    return folder
+
+
+def letters(codec, prompt):
+    """The order of a prompt's sentinels."""
+    names = {index: letter for letter, index in codec.fim_ids.sentinels.items()}
+    return "".join(names[index] for index in prompt.ids if index in names)
+
+
+def test_a_model_is_asked_in_the_order_that_its_config_names(run_folder, tmp_path):
+    folder = with_variant(run_folder, tmp_path, 1)
+    for words, order in (({}, "spm"), ({"spm_variant": 2}, "psm")):
+        _, codec = load_checkpoint(str(folder), "cpu", **words)
+        prompt = infill_prompt(codec, "a = ", "\nc = 2\n", "spm", CONTEXT)
+        assert letters(codec, prompt) == order
+    _, codec = load_checkpoint(str(run_folder), "cpu")
+    assert letters(codec, infill_prompt(codec, "a = ", "\nc = 2\n", "spm", CONTEXT)) == "psm"
+
+
+@pytest.mark.parametrize("variant", [3, "suffix first", None])
+def test_an_order_that_does_not_exist_is_refused(run_folder, tmp_path, variant):
+    folder = with_variant(run_folder, tmp_path, variant)
+    with pytest.raises(Refusal, match=r"config.json of .* has spm_variant .*; there are 1, 2"):
+        load_checkpoint(str(folder), "cpu")

@@ -21,13 +21,15 @@ CONFIG = {
 HERE = Path("run/checkpoint-4")
 
 
-def identity(config: dict = CONFIG, *, allow: tuple[str, ...] = (), **changes) -> Identity:
+def identity(
+    config: dict = CONFIG, *, allow: tuple[str, ...] = (), spm_variant: int = 0, **changes
+) -> Identity:
     values = {"seed": 1, "rows_per_step": 8, "use_muon": False, "allow_changes": list(allow)}
     values |= {"max_seq_length": 128, "fim_rate": 0.5, "spm_rate": 0.5, "mixture_weights": {}}
     both = SimpleNamespace(
         **values | {"fim_whole_tokens": False, "fim_spans": ["line=1"]} | changes
     )
-    return pretraining_identity(both, both, both.mixture_weights, STORE, config)
+    return pretraining_identity(both, both, both.mixture_weights, STORE, config, spm_variant)
 
 
 def test_an_identity_is_what_its_json_file_holds():
@@ -48,6 +50,12 @@ def test_an_identity_is_what_its_json_file_holds():
 def test_the_model_is_its_shape_and_not_its_circumstances(name, value, is_same):
     other = identity(dict(reversed((CONFIG | {name: value}).items())))
     assert (identity().facts == other.facts) == is_same
+
+
+def test_an_spm_order_that_is_not_named_is_the_familys():
+    identity(spm_variant=2).compare(identity().facts, HERE)
+    with pytest.raises(Refusal, match="its spm_variant is 0, now it is 1"):
+        identity(spm_variant=1).compare(identity().facts, HERE)
 
 
 def test_a_change_is_refused_with_both_values_and_the_way_to_allow_it(caplog):

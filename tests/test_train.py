@@ -199,6 +199,19 @@ def test_pretraining_continues_from_a_run_folder_and_from_the_folders_in_it(word
     assert losses(run(words | {"max_steps": 1}))[1] < first[1] - 0.3
 
 
+def test_a_model_keeps_the_order_that_it_was_trained_in(words, tmp_path):
+    first = run(words | {"spm_variant": 1, "max_steps": 1})
+    words = words | {"model_name_or_path": first, "output_dir": tmp_path / "next", "max_steps": 1}
+    del words["config_file"]
+    for folder, variant in (
+        (first, 1),
+        (run(words), 1),
+        (run(words | {"spm_variant": 2, "output_dir": tmp_path / "other"}), 2),
+    ):
+        assert json.loads((folder / "model" / "config.json").read_text())["spm_variant"] == variant
+        assert json.loads((folder / "run.json").read_text())["identity"]["spm_variant"] == variant
+
+
 def test_a_model_is_not_continued_with_rows_that_it_was_not_made_for(words, tmp_path):
     model = run(words | {"max_steps": 1})
     del words["config_file"]

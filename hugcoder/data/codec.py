@@ -34,13 +34,15 @@ def _byte_of_character() -> dict[str, int]:
 class Codec:
     """Wraps a byte-level BPE tokenizer with what HugCoder needs to know about its vocabulary.
 
-    Args: folder: holds `tokenizer.json`.
+    Args:
+        folder: holds `tokenizer.json`.
+        spm_variant: of the model that the tokenizer serves (`fim.SPM_ORDERS`); 0 = its family's.
     Raises: Refusal when the file is missing or broken. When bytes are first asked for, also when it
     is not byte-level, because text would not come back byte for byte.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, spm_variant: int = 0):
+        self.folder, self.spm_variant = Path(folder), spm_variant
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             way_out = "train one with `python -m tokenizer`"
@@ -74,7 +76,10 @@ class Codec:
         )
 
     def __reduce__(self):
-        return type(self), (str(self.folder),)  # a data loader worker reads its own copy
+        return type(self), (
+            str(self.folder),
+            self.spm_variant,
+        )  # a data loader worker reads its own copy
 
     @cached_property
     def vocab_size(self) -> int:
@@ -138,9 +143,10 @@ class Codec:
         Raises: Refusal when the vocabulary lacks the sentinels of every known family.
         """
         try:
-            return find_ids(self.special_ids)
+            found = find_ids(self.special_ids)
         except ValueError as error:
             raise Refusal(f"{self.folder}: {error}") from None
+        return found.with_spm_variant(self.spm_variant) if self.spm_variant else found
 
     @cached_property
     def end_of_text(self) -> int:

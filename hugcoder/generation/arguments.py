@@ -19,6 +19,12 @@ class LoadedModelArguments:
         None, "Precision; unset: float32 on the CPU, else bfloat16."
     )
 
+    spm_variant: Literal[0, 1, 2] = with_help(
+        0,
+        "Order of suffix-prefix-middle that the model was trained in: 1 = Mellum's, 2 = "
+        "StarCoder's; 0 = as its config.json says, else 2.",
+    )
+
     def __post_init__(self) -> None:
         if not self.model:
             raise Refusal("no model is given; the first word must be a model or run folder.")

@@ -101,7 +101,7 @@ def find_checkpoint(name: str) -> Path | None:
 
 
 def load_checkpoint(
-    name: str, device: str | None = None, dtype: str | None = None
+    name: str, device: str | None = None, dtype: str | None = None, spm_variant: int = 0
 ) -> tuple["PreTrainedModel", CheckpointCodec]:
     """Load a model in evaluation mode with the codec of its tokenizer.
 
@@ -109,9 +109,11 @@ def load_checkpoint(
         name: a run folder, a model folder or a hub name.
         device: a torch device; None takes the accelerator if there is one.
         dtype: name of a torch dtype; None means float32 on the CPU and bfloat16 elsewhere.
+        spm_variant: see `fim.SPM_ORDERS`; 0 = as the model's config.json says, else its family's.
 
     Raises: Refusal when there is no model, or its vocabulary has no fill-in-the-middle tokens.
     """
+    from hugcoder.model.config import spm_variant_of
     from hugcoder.model.pretrained import load_causal_lm
 
     folder = find_checkpoint(name)
@@ -123,7 +125,9 @@ def load_checkpoint(
     check_device(device)
     dtype = dtype or ("float32" if torch.device(device).type == "cpu" else "bfloat16")
     model = load_causal_lm(str(folder or name), getattr(torch, dtype))
-    codec = CheckpointCodec(folder or hub_tokenizer(name))
+    codec = CheckpointCodec(
+        folder or hub_tokenizer(name), spm_variant or spm_variant_of(str(folder or name))
+    )
     _check_vocabulary(name, model, codec)
     return model.to(device).eval(), codec
 

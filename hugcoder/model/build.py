@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hugcoder.data.codec import Codec
 from hugcoder.model.config import read_config, tell_what_is_set
+from hugcoder.model.config_keys import SPM_VARIANT
 from hugcoder.model.folder import end_ids, generation_config
 from hugcoder.model.pretrained import load_causal_lm
 from hugcoder.model.random_init import build_random
@@ -45,6 +46,7 @@ def new_model(
         on_meta=on_meta,
     )
     model.generation_config = generation_config(codec)
+    _keep_spm_variant(model, codec)
     _check_positions(model, max_seq_length)
     return model
 
@@ -63,8 +65,14 @@ def continued_model(
             f"with {codec.vocab_size}; tokenize the corpus with the model's own tokenizer."
         )
     model.generation_config = generation_config(codec, end_ids(model))
+    _keep_spm_variant(model, codec)
     _check_positions(model, max_seq_length)
     return model
+
+
+def _keep_spm_variant(model: PreTrainedModel, codec: Codec) -> None:
+    if codec.spm_variant:
+        setattr(model.config, SPM_VARIANT, codec.spm_variant)
 
 
 def _check_positions(model: PreTrainedModel, max_seq_length: int) -> None:

@@ -19,8 +19,9 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+import fim
 from hugcoder.engines.zero import without_zero3
-from hugcoder.model.config_keys import check_keys, nearest
+from hugcoder.model.config_keys import SPM_VARIANT, check_keys, nearest
 from hugcoder.refusal import Refusal, reason_of
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,24 @@ def check_config(path: str) -> None:
             f"no model can be made of {path}: {reason_of(error)}; compare its sizes with those "
             "of a config in configs/models."
         ) from None
+
+
+def spm_variant_of(name: str) -> int:
+    """Return the SPM order (`fim.SPM_ORDERS`) that a model folder or hub model was trained in.
+
+    0 = not said, so its family's. Raises: Refusal when there is no such variant.
+    """
+    try:
+        values, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"the config.json of {name} cannot be read: {reason_of(error)}.") from None
+    variant = values.get(SPM_VARIANT, 0)
+    if variant not in (0, *fim.SPM_ORDERS):
+        raise Refusal(
+            f"config.json of {name} has {SPM_VARIANT} {variant!r}; there are "
+            f"{', '.join(map(str, fim.SPM_ORDERS))}: correct it, or take it out."
+        )
+    return variant
 
 
 def tell_what_is_set(path: str, config: PretrainedConfig) -> None:

@@ -109,6 +109,7 @@ OLD_KEYS = {
         "scale_attn_weights",
     },
 }
+SPM_VARIANT = "spm_variant"  # HugCoder's own: the SPM order that a model was trained in
 ROPE_KEYS = {"rope_scaling", "rope_theta", "rope_parameters", "partial_rotary_factor"}
 IN_WHOLE = {"rope_theta", "partial_rotary_factor"}  # older files have these outside the section
 ROPE_SECTIONS = ("rope_scaling", "rope_parameters")
@@ -194,7 +195,7 @@ def _inside(section: Any, name: str) -> list[Any]:
 
 def known_keys(config_class: type[PretrainedConfig]) -> set[str]:
     """Collect a model type's keys: its fields, their other names, and keys that its code reads."""
-    known = COMMON_KEYS | set(GenerationConfig._get_default_generation_params())
+    known = COMMON_KEYS | {SPM_VARIANT} | set(GenerationConfig._get_default_generation_params())
     known |= set(config_class.__dataclass_fields__) | set(config_class.attribute_map)
     known |= OLD_KEYS.get(config_class.model_type, set())
     for parent in config_class.__mro__[: config_class.__mro__.index(PretrainedConfig)]:

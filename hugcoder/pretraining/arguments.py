@@ -96,6 +96,13 @@ class DataArguments:
     spm_rate: float = with_help(
         0.5, "Share of those in suffix-prefix-middle order; the rest is prefix-suffix-middle."
     )
+    spm_variant: Literal[0, 1, 2] = with_help(
+        0,
+        "Order of suffix-prefix-middle: 1 = suffix, prefix, the middle's sentinel, middle (as in "
+        "Mellum and llama.cpp's --spm-infill); 2 = the sentinel stands before the prefix (as in "
+        "StarCoder and Code Llama); 0 = that of the model which is continued, else of its family, "
+        "which is 2. The model's config.json keeps it.",
+    )
     fim_spans: list[str] = with_help(
         [f"{kind}={share}" for kind, share in asdict(fim.SpanMix()).items()],
         "Weights of the kinds of middle that are drawn: random, short, line, empty, one_line, "

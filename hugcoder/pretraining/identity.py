@@ -4,20 +4,31 @@ import json
 from typing import Any
 
 from hugcoder.data.epochs import ROW_FORMAT
+from hugcoder.model.config_keys import SPM_VARIANT
 from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
 from hugcoder.recipe import assignments
 from hugcoder.run.identity import Identity
 
 # keys of a config.json that do not change a model's shape or what it computes in training
-NOT_COMPARED = {"transformers_version", "_name_or_path", "use_cache", "dtype", "architectures"}
+NOT_COMPARED = {
+    SPM_VARIANT,
+    "transformers_version",
+    "_name_or_path",
+    "use_cache",
+    "dtype",
+    "architectures",
+}
+FAMILY_VARIANT = 2  # of all families in hugcoder.data.fim_formats
 
 
 class PretrainingIdentity(Identity):
-    FACTS_OF_OLD = {"row_format": 1, "fim_whole_tokens": False}  # noqa: RUF012  (of the base)
+    FACTS_OF_OLD = {"row_format": 1, "fim_whole_tokens": False, "spm_variant": 0}  # noqa: RUF012  (of the base)
 
     def meaning(self, name: str, value: Any) -> Any:
         if name == "fim_spans":
             return _shares(assignments(value, "--fim_spans") if isinstance(value, list) else value)
+        if name == "spm_variant":
+            return value or FAMILY_VARIANT
         if name == "mixture":
             return {kind: repeats for kind, repeats in value.items() if repeats != 1}
         return value
@@ -37,6 +48,7 @@ def pretraining_identity(
     mixture: dict[str, float],
     store_manifest: dict[str, Any],
     model_config: dict[str, Any],
+    spm_variant: int,
 ) -> PretrainingIdentity:
     """Collect the facts that decide the rows and the weights, under the names of their flags.
 
@@ -56,6 +68,7 @@ def pretraining_identity(
         "seed": training.seed,
         "fim_rate": data.fim_rate,
         "spm_rate": data.spm_rate,
+        "spm_variant": spm_variant,
         "fim_spans": _shares(assignments(list(data.fim_spans), "--fim_spans")),
         "fim_whole_tokens": data.fim_whole_tokens,
         "mixture": mixture,

@@ -16,7 +16,7 @@ from hugcoder.data.token_store import TokenStore
 from hugcoder.data.tokenizer_files import hub_tokenizer
 from hugcoder.engines.launched import launched_with
 from hugcoder.model.build import continued_model, new_model
-from hugcoder.model.config import check_config
+from hugcoder.model.config import check_config, spm_variant_of
 from hugcoder.model.pretrained import check_files
 from hugcoder.pretraining.arguments import DataArguments, ModelArguments, PretrainArguments
 from hugcoder.pretraining.held_out_holes import KINDS, HoleRows, draw_holes
@@ -37,7 +37,10 @@ def load_codec(model: ModelArguments, data: DataArguments) -> Codec:
     folder = Path(model.tokenizer or model.model_name_or_path or store / "tokenizer")
     if not folder.is_dir():
         folder = hub_tokenizer(str(folder))
-    codec = Codec(folder)
+    variant = data.spm_variant
+    if model.model_name_or_path and not variant:
+        variant = spm_variant_of(model.model_name_or_path)
+    codec = Codec(folder, variant)
     if codec.fingerprint != expected:
         raise Refusal(
             f"{store} was made with another tokenizer ({expected[:12]}) than {folder} "
