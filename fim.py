@@ -122,16 +122,15 @@ class SpanMix:
 class FimSettings:
     """Sets how many pieces are transformed (fim_rate), and how many of those in SPM order.
 
-    whole_tokens: prefix and middle are spelled as one text, and a token that the cursor splits
-    belongs to the middle, as where generation writes the token before a cursor again
-    (`hugcoder.data.healing`). Code Llama spells prefix and middle together in SPM (Roziere et al.
-    2023, arXiv 2308.12950).
+    healing: prefix and middle are spelled as one text, and the last token before the cursor belongs
+    to the middle, as where generation writes it again (`hugcoder.data.healing`). Code Llama spells
+    prefix and middle together in SPM (Roziere et al. 2023, arXiv 2308.12950).
     """
 
     fim_rate: float = 0.5
     spm_rate: float = 0.5
     spans: SpanMix = field(default_factory=SpanMix)
-    whole_tokens: bool = False
+    healing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("fim_rate", "spm_rate"):
@@ -319,7 +318,7 @@ def make_unit(
 ) -> Unit:
     """Transform one piece into one intact unit of at most `max_tokens` tokens.
 
-    The three texts are encoded one by one, or prefix and middle together (`whole_tokens`). A unit
+    The three texts are encoded one by one, or prefix and middle together (`healing`). A unit
     that is too long is drawn again. If that does not help, a middle that does not fit by itself is
     shortened and the suffix gets the rest of it; then the suffix loses its tail, then the prefix
     its head. The middle always ends where the suffix of the text begins, and the end token is never
@@ -334,8 +333,8 @@ def make_unit(
     for _ in range(REDRAWS):
         span = draw_span(text, rng, settings.spans)
         prefix, suffix, middle = encode(_around(text, span))
-        if settings.whole_tokens:
-            prefix, middle = _whole_tokens(text[: span.stop], prefix, encode)
+        if settings.healing:
+            prefix, middle = healed(encode, text[: span.start], text[span.start : span.stop])
         if len(prefix) + len(suffix) + len(middle) <= room:
             break
     else:
@@ -350,12 +349,17 @@ def _around(text: str, span: Span) -> list[str]:
     return [text[: span.start], text[span.stop :], text[span.start : span.stop]]
 
 
-def _whole_tokens(text: str, prefix: list[int], encode: Encode) -> tuple[list[int], list[int]]:
-    """Split the ids of prefix and middle together where they part from those of the prefix."""
-    (ids,) = encode([text])
-    pairs = zip(prefix, ids, strict=False)
-    same = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prefix))
-    return ids[:same], ids[same:]
+def healed(encode: Encode, before: str, middle: str) -> tuple[list[int], list[int]]:
+    """Return the ids of the prefix without its last token, and of that token and the middle.
+
+    Both are those of the whole text, if its tokens begin with the prefix's; else the last token and
+    the middle are spelled one by one.
+    """
+    prefix, whole, alone = encode([before, before + middle, middle])
+    kept = max(len(prefix) - 1, 0)
+    if whole[:kept] == prefix[:kept]:
+        return whole[:kept], whole[kept:]
+    return prefix[:kept], [*prefix[kept:], *alone]
 
 
 def _squeeze(text: str, span: Span, encode: Encode, room: int) -> list[list[int]]:

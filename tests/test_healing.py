@@ -1,13 +1,18 @@
 """Token healing: what may stand in the place of a token before a cursor."""
 
+import numpy as np
 import pytest
 from evaluation_fixtures import tiny_llama
 
+import fim
 from hugcoder.data.codec import Codec
 from hugcoder.data.healing import Healing
 from hugcoder.generation import decoding
+from hugcoder.generation.loading import CheckpointCodec
+from hugcoder.generation.prompts import infill_prompt
 
 TEXT = "class Reader:\n    def close(self):\n        self.file.close()  # \u00e9\u4e16\n"
+PROGRAM = 'def read(self, path):\n    """Read all."""\n    return self.open(path).read_text()\n' * 3
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +82,20 @@ def test_every_answer_begins_with_what_must_come(healing, temperature):
             decoding.Must(healing, [beginning]),
         )
         assert list(alone) == batch[place]
+
+
+@pytest.mark.parametrize(("mode", "variant"), [("psm", 2), ("spm", 1), ("spm", 2)])
+@pytest.mark.parametrize("seed", range(30))
+def test_training_spells_a_hole_as_generation_asks_for_it(tokenizer, mode, variant, seed):
+    codec = CheckpointCodec(tokenizer, variant)
+    settings = fim.FimSettings(1.0, float(mode == "spm"), healing=True)
+    rng = np.random.default_rng(seed)
+    unit = fim.make_unit(PROGRAM, codec.encode, codec.fim_ids, rng, settings, len(PROGRAM))
+    rng = np.random.default_rng(seed)
+    rng.random()  # the order
+    span = fim.draw_span(PROGRAM, rng, settings.spans)
+    before, after = PROGRAM[: span.start], PROGRAM[span.stop :]
+    prompt = infill_prompt(codec, before, after, mode, len(PROGRAM))
+    answer = codec.healing.written(before, PROGRAM[span.start : span.stop], prompt.last)
+    assert unit.ids == [*prompt.ids, *answer, codec.fim_ids.end]
+    assert unit.middle_start == len(prompt.ids)

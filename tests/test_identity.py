@@ -26,9 +26,7 @@ def identity(
 ) -> Identity:
     values = {"seed": 1, "rows_per_step": 8, "use_muon": False, "allow_changes": list(allow)}
     values |= {"max_seq_length": 128, "fim_rate": 0.5, "spm_rate": 0.5, "mixture_weights": {}}
-    both = SimpleNamespace(
-        **values | {"fim_whole_tokens": False, "fim_spans": ["line=1"]} | changes
-    )
+    both = SimpleNamespace(**values | {"fim_healing": False, "fim_spans": ["line=1"]} | changes)
     return pretraining_identity(both, both, both.mixture_weights, STORE, config, spm_variant)
 
 

@@ -58,7 +58,7 @@ def test_it_goes_on_to_the_losses_of_the_unbroken_run(old, monkeypatch):
         assert now == pytest.approx(then, rel=2e-4)  # another processor adds in another order
     facts = [manifest.facts_of(Path("run") / name) for name in ("checkpoint-3", "checkpoint-6")]
     since = {
-        "fim_whole_tokens": False,
+        "fim_healing": False,
         "spm_variant": 0,
     }  # what the old version did and had no name for
     known = {"identity": facts[0]["identity"] | since, "step": 6, "tokens": 2 * facts[0]["tokens"]}

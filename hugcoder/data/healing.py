@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import fim
 from hugcoder.data.codec import Codec
 from hugcoder.refusal import Refusal
 
@@ -76,14 +77,8 @@ class Healing:
     def written(self, before: str, middle: str, last: list[int]) -> list[int]:
         """Return the tokens of a healed answer, from the text of `last` through `middle`.
 
-        They are those of the whole text, if its tokens before them are the prompt's; else the text
-        cannot be spelled so, and the token that was left out comes back. Args: before: the text
-        that `last` ends.
+        Args: before: the text that `last` ends.
         """
         if not last:
             return self.codec.encode([middle])[0]
-        prefix, whole = self.codec.encode([before, before + middle])
-        kept = len(prefix) - 1
-        if whole[:kept] == prefix[:kept]:
-            return whole[kept:]
-        return [*last, *self.codec.encode([middle])[0]]
+        return fim.healed(self.codec.encode, before, middle)[1]

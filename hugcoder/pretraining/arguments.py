@@ -108,10 +108,10 @@ class DataArguments:
         "Weights of the kinds of middle that are drawn: random, short, line, empty, one_line, "
         "line_end (see fim.SpanMix).",
     )
-    fim_whole_tokens: bool = with_help(
+    fim_healing: bool = with_help(
         False,
-        "Give a token that a cursor splits to the middle, so that prefix and middle are spelled as "
-        "one text; generation writes the token before a cursor again.",
+        "Spell prefix and middle as one text, and give the token before a cursor to the middle: "
+        "generation and evaluation write it again (token healing), so a model should learn to.",
     )
     mixture: list[str] = with_help(
         [],
@@ -156,7 +156,7 @@ class DataArguments:
             raise Refusal(f"fim_spans names {', '.join(unknown)}; there are {kinds}.")
         nothing = dict.fromkeys(fim.SpanMix.__dataclass_fields__, 0.0)
         self.fim_settings = fim.FimSettings(
-            self.fim_rate, self.spm_rate, fim.SpanMix(**(nothing | spans)), self.fim_whole_tokens
+            self.fim_rate, self.spm_rate, fim.SpanMix(**(nothing | spans)), self.fim_healing
         )
 
 

@@ -22,7 +22,7 @@ FAMILY_VARIANT = 2  # of all families in hugcoder.data.fim_formats
 
 
 class PretrainingIdentity(Identity):
-    FACTS_OF_OLD = {"row_format": 1, "fim_whole_tokens": False, "spm_variant": 0}  # noqa: RUF012  (of the base)
+    FACTS_OF_OLD = {"row_format": 1, "fim_healing": False, "spm_variant": 0}  # noqa: RUF012  (of the base)
 
     def meaning(self, name: str, value: Any) -> Any:
         if name == "fim_spans":
@@ -70,7 +70,7 @@ def pretraining_identity(
         "spm_rate": data.spm_rate,
         "spm_variant": spm_variant,
         "fim_spans": _shares(assignments(list(data.fim_spans), "--fim_spans")),
-        "fim_whole_tokens": data.fim_whole_tokens,
+        "fim_healing": data.fim_healing,
         "mixture": mixture,
         "use_muon": training.use_muon,
         **shape,
