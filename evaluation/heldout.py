@@ -251,14 +251,17 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
 
 def _filled_lines(by_kind: dict[str, dict[str, Any]]) -> Iterator[str]:
     """What the model says of true middles, by kind of hole and order."""
-    names = ("with its end", "without", "the end behind it", "first token: end")
+    names = ("with its end", "without", "the end behind it", "foreign suffix: end")
+    names += ("first token: end",)
     yield "probability of the true middle at generation's lengths, mean per cent"
     yield f"  {'':<28}" + "".join(f"{name:<24}" for name in names)
     for kind, part in by_kind.items():
         for way in ("psm", "spm", "ngram"):
             filled = part["filled"][way]
             found = [filled[name] for name in ("probability", "middle_probability")]
-            found += [part["stop"][way]["probability"], filled.get("first", {}).get("end")]
+            stops = [part["stop"].get(one, {}) for one in (way, f"{way}_foreign")]
+            found += [stop.get("probability") for stop in stops]
+            found.append(filled.get("first", {}).get("end"))
             cells = (_cell(one, factor=100, digits=1) for one in found)
             name = f"{kind.replace('_', ' ')}, {'n-gram' if way == 'ngram' else way.upper()}"
             yield f"  {name:<28}" + "".join(f"{cell:<24}" for cell in cells)

@@ -7,7 +7,7 @@ first of them among those that may come first:
 - after the prefix of that prompt alone, as plain text: only the suffix makes the difference;
 - after the longest prefix that fits: what the room of the suffix would be worth without it;
 - as a control, in both orders with the suffix of another hole: a model that does not read the
-  suffix loses nothing.
+  suffix loses nothing, and ends behind the middle as often.
 Context is cut as for generation (`hugcoder.generation.prompts.kept_context`), or to what a longer
 middle leaves. The end token is no text: it is in no bits per byte, and has its own probability,
 here at the length of generation and in `evaluation.ends` at several lengths.
@@ -45,7 +45,8 @@ class MiddleScores:
 
     bits: of the middle. end_nats: of the end token behind it. first: what the likeliest first token
     is, of FIRST_TOKENS; it is taken before generation forbids sentinels. Only orders of
-    fill-in-the-middle have the last two; the n-gram floor has its own idea of an end.
+    fill-in-the-middle have an end, and only with the own suffix a first token; the n-gram floor has
+    its own idea of an end.
     """
 
     bits: dict[str, np.ndarray]
@@ -80,9 +81,10 @@ def score_middles(
             most = (max_prompt_tokens, context_length(model))
             asked.append(_sequence(codec, span, other, way, *most))
         nats = [one.nats for one in score_answers(model, codec, asked, batch_tokens)]
-        if way in FIM_WAYS:
+        if way in FIM_WAYS or way in FOREIGN:
             end_nats[way] = np.array([one[-1] for one in nats])
             nats = [one[:-1] for one in nats]
+        if way in FIM_WAYS:
             prompts = [prompt for prompt, _ in asked]
             scored = score_answers(model, codec, empty_answers(codec, prompts), batch_tokens)
             first[way] = first_tokens(codec, prompts, scored)
@@ -136,15 +138,15 @@ def _sequence(
 ) -> tuple[Prompt, list[int]]:
     """The prompt of a hole and its answer. Args: other: the hole with the foreign suffix."""
     prefix, middle, suffix, _, answer = ids_of(codec, span, context)
-    room = min(max_prompt_tokens, context - len(middle) - 1)
+    room, end = min(max_prompt_tokens, context - len(middle) - 1), [codec.fim_ids.end]
     if way in FIM_WAYS:
-        prompt, end = arrange_prompt(codec, prefix, suffix, way, room), [codec.fim_ids.end]
+        prompt = arrange_prompt(codec, prefix, suffix, way, room)
     elif way in FOREIGN:
         own_prefix, own_suffix = kept_context(codec, prefix, suffix, room)
         foreign = ids_of(codec, other, context).suffix
         ids, last = codec.healing.heal(own_prefix)
         ids = codec.fim_ids.prompt(ids, foreign[: len(own_suffix)], FOREIGN[way])
-        prompt, end = Prompt([*codec.start_ids, *ids], last), []
+        prompt = Prompt([*codec.start_ids, *ids], last)
     else:
         if way == "prefix_only":
             kept, _ = kept_context(codec, prefix, suffix, room)
@@ -198,8 +200,8 @@ def _summary(
 ) -> dict[str, Any]:
     """Bits per byte each way, `ngram` the floor's; gains over the prefix alone (bits per byte and
     per cent) and over a foreign suffix (per cent); `stop`, the end token's mean nats and mean
-    probability; `filled`, the mean probability of the middle with its end, of the middle alone,
-    their mean bits, and the shares of FIRST_TOKENS.
+    probability, also with a foreign suffix; `filled`, the mean probability of the middle with its
+    end, of the middle alone, their mean bits, and the shares of FIRST_TOKENS.
     """
     taken = [span for span, is_taken in zip(spans, is_in, strict=True) if is_taken]
     units = [span.document.unit for span in taken]
@@ -225,6 +227,8 @@ def _summary(
             "nats": mean(end_nats, units, seed),
             "probability": mean(np.exp(-end_nats), units, seed),
         }
+        if way in FOREIGN:
+            continue
         summary["filled"][way] = summary["filled"].get(way, {}) | {
             "probability": mean(2.0 ** -(bits[way] + end_bits), units, seed),
             "bits": mean(bits[way] + end_bits, units, seed),

@@ -29,21 +29,25 @@ def _true_middles(by_kind: dict[str, dict[str, Any]]) -> list[Html]:
             filled = part["filled"][way]
             first = filled.get("first", {})
             values = [filled["probability"], filled["middle_probability"]]
-            values += [part["stop"][way]["probability"], first.get("end"), first.get("sentinel")]
+            stops = [part["stop"].get(one, {}) for one in (way, f"{way}_foreign")]
+            values += [stop.get("probability") for stop in stops]
+            values += [first.get("end"), first.get("sentinel")]
             cells = [score(value, 100, 1) for value in values]
             rows.append([kind.replace("_", " "), count(part["spans"]), name, *cells])
     if not rows:
         return []
     head = ["holes", "number", "order", "middle and end", "middle", "end behind it"]
+    head.append("the same, foreign suffix")
     return [
         tag("h3", "How probable the truth is"),
         table([*head, "answers nothing", "answers a sentinel"], rows),
         note(
             "Mean probability, per cent, of writing just what stood there and then ending; of "
-            "writing it, whatever follows; and of ending behind it. The first is the share of "
-            "holes that drawing at temperature 1 would fill in exactly. The last two say how "
-            "often the likeliest first token is the end, so that the answer is empty, or a "
-            "sentinel, which generation forbids. The n-gram model has read the training split."
+            "writing it, whatever follows; and of ending behind it, also where the text behind the "
+            "hole is another hole's: a model that ends there as often has not read it. The first "
+            "is the share of holes that drawing at temperature 1 would fill in exactly. The last "
+            "two say how often the likeliest first token is the end, so that the answer is empty, "
+            "or a sentinel, which generation forbids. The n-gram model has read the training split."
         ),
     ]
 

@@ -15,6 +15,7 @@ def middle_scores():
     gains |= {f"gain_{way}_over_foreign_percent": estimate(21.7, 2.5) for way in ("psm", "spm")}
     stop = {"probability": estimate(0.613, 0.05), "nats": estimate(0.5, 0.1)}
     prefix_only = {"prefix_only": estimate(2.093, 0.1), "stop": {"psm": stop, "spm": stop}}
+    prefix_only["stop"]["spm_foreign"] = {"probability": estimate(0.0517, 0.01)}
     filled = {"probability": estimate(0.0743, 0.01), "middle_probability": estimate(0.0971, 0.01)}
     filled |= {"first": {n: estimate(0.333, 0.01) for n in ("text", "end", "sentinel")}}
     filled = {"filled": {"psm": filled, "spm": filled}}

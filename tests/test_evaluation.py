@@ -185,7 +185,12 @@ def test_middles_are_scored_after_the_prompt_that_generation_gives(
             nats = healed_nats_of(model, prompt.ids, [*answer, end], allowed)
             assert scores.bits[way][place] == pytest.approx(nats[:-1].sum() / math.log(2), rel=1e-4)
             assert scores.end_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
-        kept, _ = trim_context(prefix, suffix, room - 3)
+        kept, own = trim_context(prefix, suffix, room - 3)
+        (foreign,) = codec.encode([taken[(place + len(taken) // 2) % len(taken)].suffix])
+        for way, order in middles.FOREIGN.items():
+            ids = codec.fim_ids.prompt(kept[:-1], foreign[: len(own)], order)
+            nats = healed_nats_of(model, ids, [*answer, end], allowed)
+            assert scores.end_nats[way][place] == pytest.approx(nats[-1], rel=1e-4)
         befores = {"prefix_only": kept, "longest_prefix": prefix[-room:]}
         for way, before in befores.items():
             nats = healed_nats_of(model, before[:-1], answer, allowed)
@@ -209,7 +214,8 @@ def test_a_model_that_ignores_its_context_gains_nothing_from_the_suffix(
     measured = middles.measure
     result = measured(uniform_llama(), codec, some_spans, training, CONTEXT - 48, 4096, seed=0)
     assert result["gain_psm"]["value"] == pytest.approx(0, abs=1e-6)
-    assert result["stop"]["spm"]["nats"]["value"] == pytest.approx(math.log(1024), rel=1e-5)
+    for way in (*middles.FIM_WAYS, *middles.FOREIGN):
+        assert result["stop"][way]["nats"]["value"] == pytest.approx(math.log(1024), rel=1e-5)
 
 
 def test_spans_whose_middle_takes_more_than_half_the_context_are_left_out(codec, some_spans):
