@@ -44,6 +44,16 @@ def test_rows_ranks_and_accumulation_do_not_change_the_losses(
     assert exact_losses(run) == pytest.approx(losses_of_one, rel=1e-6)
 
 
+@pytest.mark.parametrize(("config", "rows"), [("ddp.yaml", 1), ("fsdp.yaml", 4)])
+def test_the_suffix_loss_does_not_depend_on_ranks_and_accumulation(engines, config, rows):
+    words = {"suffix_loss_weight": 0.5, "learning_rate": 1e-2, "fim_rate": 1.0}
+    one = engines.whole(per_device_train_batch_size=8, **words)
+    two = engines.whole(config, 2, per_device_train_batch_size=rows, **words)
+    assert exact_losses(two) == pytest.approx(exact_losses(one), rel=1e-5)
+    for name, weights in model_of(one).items():
+        torch.testing.assert_close(model_of(two)[name], weights, rtol=1e-3, atol=1e-5)
+
+
 def test_fsdp_that_the_recipe_asks_for_shards_without_a_yaml(engines, losses_of_one):
     recipe = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}
     words = {"fsdp": "true", "fsdp_config": json.dumps(recipe), "activation_checkpointing": True}

@@ -104,7 +104,7 @@ def test_the_weight_of_middles_counts_in_the_gradient_and_not_in_the_log(batch, 
     """Against a weighted sum over tokens; what is logged stays the plain mean."""
     logged = LossSums(torch.device("cpu"), NUM_LOSS_KINDS, {})
     trainer = SimpleNamespace(
-        args=SimpleNamespace(use_liger_kernel=False, middle_weight=weight),
+        args=SimpleNamespace(use_liger_kernel=False, middle_weight=weight, suffix_loss_weight=0),
         accelerator=SimpleNamespace(num_processes=1),
         _loss_by_kind=loss_by_kind,
         loss_sums=logged,

@@ -95,6 +95,18 @@ def test_a_resumed_run_has_the_losses_and_weights_of_the_unbroken_run(words, tmp
     assert_same_weights(model_of(resumed), model_of(unbroken))
 
 
+def test_the_suffix_loss_is_logged_apart_and_goes_on_after_a_resume(words, tmp_path):
+    plain = metrics_of(run(words | {"output_dir": tmp_path / "plain"}))
+    words |= {"suffix_loss_weight": 0.5, "logging_steps": 3}
+    unbroken = run(words)
+    found = metrics_of(unbroken)
+    assert all(line["train/loss_suffix"] > 0 for line in found if "train/loss" in line)
+    assert not any("train/loss_suffix" in line for line in plain)
+    resumed = begin_at(4, unbroken, tmp_path / "resumed")
+    assert losses(run(words | {"output_dir": resumed})) == losses(unbroken, after=4)
+    assert_same_weights(model_of(resumed), model_of(unbroken))
+
+
 def test_a_run_that_lacks_only_its_model_writes_it_and_says_nothing_twice(words):
     """Symptom: the scores and the summary of the last step stood twice in metrics.jsonl."""
     before = metrics_of(run(words))

@@ -178,6 +178,12 @@ class PretrainArguments(RunArguments, TrainingArguments):
         "How often the loss of a middle's tokens and of its end counts; that of all other tokens "
         "counts once.",
     )
+    suffix_loss_weight: float = with_help(
+        0.0,
+        "Weight of an auxiliary loss on each token of a middle: to tell the first token of the "
+        "suffix from others. A model that is trained from random weights learns by it to end a "
+        "middle where the suffix goes on; 0 = none. Changes no weight's place or meaning.",
+    )
     learning_rate: float = with_help(3e-4, "Peak learning rate of AdamW.")
     use_muon: bool = with_help(
         False,
@@ -203,6 +209,12 @@ class PretrainArguments(RunArguments, TrainingArguments):
             raise Refusal(
                 f"middle_weight {self.middle_weight:g} does not work with use_liger_kernel true, "
                 "whose fused loss does not tell tokens apart; leave one of them out."
+            )
+        if self.use_liger_kernel and self.suffix_loss_weight:
+            raise Refusal(
+                f"suffix_loss_weight {self.suffix_loss_weight:g} does not work with "
+                "use_liger_kernel true, whose fused loss does not tell tokens apart; leave one of "
+                "them out."
             )
         if self.use_muon and launched_with("DEEPSPEED"):
             raise Refusal(

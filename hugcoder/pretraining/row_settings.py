@@ -40,6 +40,7 @@ FIXED: dict[str, tuple[Any, str]] = {
 }
 RANGES: dict[str, Range] = {
     "middle_weight": NOT_NEGATIVE,
+    "suffix_loss_weight": NOT_NEGATIVE,
     "muon_learning_rate": NOT_NEGATIVE,
     "muon_weight_decay": NOT_NEGATIVE,
 }

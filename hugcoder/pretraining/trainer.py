@@ -24,6 +24,7 @@ from hugcoder.pretraining.held_out_holes import HoleRows, score_holes
 from hugcoder.pretraining.isolation_proof import IsolationProof
 from hugcoder.pretraining.loss import loss_by_kind
 from hugcoder.pretraining.optimizer import make_muon
+from hugcoder.pretraining.suffix_loss import suffix_loss
 from hugcoder.run.callbacks.hang_watchdog import HangWatchdog
 from hugcoder.run.callbacks.throughput import Throughput
 from hugcoder.run.durable_trainer import DurableTrainer
@@ -33,6 +34,7 @@ from hugcoder.run.material import Material
 logger = logging.getLogger(__name__)
 
 LOSS_NAMES = {LEFT_TO_RIGHT: "loss_ar", FIM_MIDDLE: "loss_middle"}
+SUFFIX = NUM_LOSS_KINDS  # the place of the suffix loss in the sums, where there is one
 
 
 class PretrainTrainer(DurableTrainer):
@@ -67,6 +69,7 @@ class PretrainTrainer(DurableTrainer):
         )
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.holes = holes
+        self.suffix_sentinel = rows.codec.fim_ids.sentinels["s"]
         tokens_per_step = rows.tokens_in(args.rows_per_step)
         self.throughput = Throughput(tokens_per_step, size.flops_per_token, args.world_size)
         self.data_seen = DataSeen(rows, args.rows_per_step)
@@ -94,6 +97,9 @@ class PretrainTrainer(DurableTrainer):
     # ---- loss ------------------------------------------------------------------------------------
 
     def new_loss_sums(self) -> LossSums:
+        if self.args.suffix_loss_weight:
+            names = LOSS_NAMES | {SUFFIX: "loss_suffix"}
+            return LossSums(self.args.device, NUM_LOSS_KINDS + 1, names, apart=[SUFFIX])
         names = {} if self.args.use_liger_kernel else LOSS_NAMES
         return LossSums(self.args.device, NUM_LOSS_KINDS, names)
 
@@ -103,17 +109,25 @@ class PretrainTrainer(DurableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the mean loss over the step's predicted tokens; also count it by kind.
 
-        middle_weight counts middles more often in what is returned, not in what is logged.
+        middle_weight counts middles more often in what is returned, not in what is logged; the
+        suffix loss is added to what is returned, and logged apart.
         """
         kinds = inputs.pop("kinds")
         if self.args.use_liger_kernel:
             return self._fused_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
-        outputs = model(**inputs)
+        weight = self.args.suffix_loss_weight
+        outputs = model(**inputs, **({"output_hidden_states": True} if weight else {}))
         sums, counts = self._loss_by_kind(outputs.logits, labels, kinds)
-        self.loss_sums.add(sums, counts)
         total = sums.sum() + (self.args.middle_weight - 1) * sums[FIM_MIDDLE]
-        loss = total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
+        predicted = counts.sum() if num_items_in_batch is None else num_items_in_batch
+        if weight:
+            ids, positions = inputs["input_ids"], inputs["position_ids"]
+            found = suffix_loss(outputs.hidden_states, ids, positions, kinds, self.suffix_sentinel)
+            total = total + weight * found[0]
+            sums, counts = torch.cat([sums, found[:1]]), torch.cat([counts, found[1:]])
+        self.loss_sums.add(sums, counts)
+        loss = total / predicted
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # undo the mean over ranks
         return (loss, outputs) if return_outputs else loss

@@ -8,7 +8,7 @@ nor a restart changes the log.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -17,11 +17,20 @@ import torch
 class LossSums:
     """Sums nats and counts predicted tokens: in the step, since the log line, in the call.
 
-    Args: names: the kinds that are logged on their own.
+    Args:
+        names: the kinds that are logged on their own.
+        apart: kinds that are no part of the loss, as those of an auxiliary one.
     """
 
-    def __init__(self, device: torch.device, num_kinds: int, names: dict[int, str] | None = None):
+    def __init__(
+        self,
+        device: torch.device,
+        num_kinds: int,
+        names: dict[int, str] | None = None,
+        apart: Collection[int] = (),
+    ):
         self.num_kinds, self.names = num_kinds, names or {}
+        self._in_loss = [kind for kind in range(num_kinds) if kind not in apart]
         self._step = torch.zeros(2, num_kinds, device=device)
         self._window, self._call = self._zeros(), self._zeros()
 
@@ -56,16 +65,19 @@ class LossSums:
         """Return the mean losses since the last reading; none when nothing was counted."""
         window, self._window = self._window, self._zeros()
         sums, counts = window[: self.num_kinds], window[self.num_kinds :]
-        if not sum(counts):
+        if not self._of_loss(counts):
             return {}
-        means = {"loss": sum(sums) / sum(counts)}
+        means = {"loss": self._of_loss(sums) / self._of_loss(counts)}
         of_kinds = {name: sums[k] / counts[k] for k, name in self.names.items() if counts[k]}
         return means | of_kinds
 
     def mean_of_call(self) -> float:
         """Return the mean loss of the steps since the program started; 0 without steps."""
         sums, counts = self._call[: self.num_kinds], self._call[self.num_kinds :]
-        return sum(sums) / max(sum(counts), 1.0)
+        return self._of_loss(sums) / max(self._of_loss(counts), 1.0)
+
+    def _of_loss(self, by_kind: list[float]) -> float:
+        return sum(by_kind[kind] for kind in self._in_loss)
 
     def state(self) -> dict[str, Any]:
         """Return the open window, so that a resumed run logs the same line as the unbroken run."""
