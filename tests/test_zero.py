@@ -113,6 +113,14 @@ def test_two_ranks_accumulating_four_give_the_losses_of_one_process_accumulating
 
 
 @slow
+@pytest.mark.parametrize("stage", LAST[:3])
+def test_the_suffix_loss_is_that_of_one_process(zero_run, stage):
+    words = {"suffix_loss_weight": 0.5, "fim_rate": 1.0}
+    one = zero_run.whole(None, 1, per_device_train_batch_size=8, **words)
+    two = zero_run.whole(CONFIGS[stage], 2, **words)
+    assert exact_losses(two) == pytest.approx(exact_losses(one), rel=ROUNDING)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_bf16_of_the_recipe_trains_and_resumes_exactly(zero_run, stage):
     whole = zero_run.whole(CONFIGS[stage], bf16="true")
