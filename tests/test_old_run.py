@@ -57,9 +57,7 @@ def test_it_goes_on_to_the_losses_of_the_unbroken_run(old, monkeypatch):
     for now, then in zip(found, expected, strict=True):
         assert now == pytest.approx(then, rel=2e-4)  # another processor adds in another order
     facts = [manifest.facts_of(Path("run") / name) for name in ("checkpoint-3", "checkpoint-6")]
-    since = {
-        "fim_healing": False,
-        "spm_variant": 0,
-    }  # what the old version did and had no name for
+    # what the old version did and had no name for
+    since = {"fim_healing": False, "spm_variant": 0}
     known = {"identity": facts[0]["identity"] | since, "step": 6, "tokens": 2 * facts[0]["tokens"]}
     assert facts[0] | known == facts[1]

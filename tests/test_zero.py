@@ -121,6 +121,7 @@ def test_the_suffix_loss_is_that_of_one_process(zero_run, stage):
     assert exact_losses(two) == pytest.approx(exact_losses(one), rel=ROUNDING)
 
 
+@slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_bf16_of_the_recipe_trains_and_resumes_exactly(zero_run, stage):
     whole = zero_run.whole(CONFIGS[stage], bf16="true")

@@ -84,4 +84,8 @@ class LossSums:
         return {"window": list(self._window)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._window = list(state["window"])
+        """Take up a window; a run that begins or ends to count the last kinds goes on as well."""
+        window = state["window"]
+        parts = window[: len(window) // 2], window[len(window) // 2 :]
+        missing = [0.0] * self.num_kinds
+        self._window = [value for part in parts for value in [*part, *missing][: self.num_kinds]]
