@@ -25,6 +25,7 @@ Encode = Callable[[list[str]], list[list[int]]]
 # bigcode-project/Megatron-LM) is PSM with an empty prefix: prefix and middle are one text, and a
 # model must see from the suffix alone where the middle ends.
 SPM_ORDERS = {1: "sSpPmM", 2: "psSmPM"}
+FAMILY_VARIANT = 2  # of all families in hugcoder.data.fim_formats
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class FimFormat:
     file_separator: str = ""
     stops: tuple[str, ...] = ()
     psm: str = "pPsSmM"
-    spm: str = SPM_ORDERS[2]
+    spm: str = SPM_ORDERS[FAMILY_VARIANT]
 
 
 @dataclass(frozen=True)

@@ -251,8 +251,8 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
 
 def _filled_lines(by_kind: dict[str, dict[str, Any]]) -> Iterator[str]:
     """What the model says of true middles, by kind of hole and order."""
-    names = ("with its end", "without", "the end behind it", "foreign suffix: end")
-    names += ("first token: end",)
+    ends = ("the end behind it", "foreign suffix: end", "first token: end")
+    names = ("with its end", "without", *ends)
     yield "probability of the true middle at generation's lengths, mean per cent"
     yield f"  {'':<28}" + "".join(f"{name:<24}" for name in names)
     for kind, part in by_kind.items():

@@ -61,6 +61,11 @@ def check_arguments(
     if data.held_out_rows == 0 and training.eval_strategy != "no":
         training.eval_strategy = type(training.eval_strategy)("no")
     if launched_rank() == 0:
+        if training.suffix_loss_weight and not data.fim_rate:
+            logger.warning(
+                "suffix_loss_weight %g has no effect: fim_rate is 0, so no row has a suffix",
+                training.suffix_loss_weight,
+            )
         _tell_of_settings(training)
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import fim
 from hugcoder.data.epochs import ROW_FORMAT
 from hugcoder.model.config_keys import SPM_VARIANT
 from hugcoder.pretraining.arguments import DataArguments, PretrainArguments
@@ -18,7 +19,6 @@ NOT_COMPARED = {
     "dtype",
     "architectures",
 }
-FAMILY_VARIANT = 2  # of all families in hugcoder.data.fim_formats
 
 
 class PretrainingIdentity(Identity):
@@ -28,7 +28,7 @@ class PretrainingIdentity(Identity):
         if name == "fim_spans":
             return _shares(assignments(value, "--fim_spans") if isinstance(value, list) else value)
         if name == "spm_variant":
-            return value or FAMILY_VARIANT
+            return value or fim.FAMILY_VARIANT
         if name == "mixture":
             return {kind: repeats for kind, repeats in value.items() if repeats != 1}
         return value
